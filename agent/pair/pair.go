@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pair is the pair definition: what a user writes to say that a directory on a backup host
+// is to be kept equal to a directory on a source host.
+//
+// There is one schema, with one set of names and defaults, for YAML files, HCL and Ansible. [Parse]
+// refuses unknown fields, wrong types and bad values, and reports all of them, each with the path of
+// its field and what to write instead. The package is pure: it reads no file and knows no host.
+package pair
+
+import (
+	"time"
+)
+
+// Pair is one pair definition. Its zero value is not valid; begin with [Defaults].
+type Pair struct {
+	Name     string   `json:"name"`
+	Source   Source   `json:"source"`
+	Backup   Backup   `json:"backup"`
+	Auth     Auth     `json:"auth"`
+	Exclude  []string `json:"exclude"`
+	Filter   []string `json:"filter"`
+	Delete   Delete   `json:"delete"`
+	Watch    Watch    `json:"watch"`
+	Transfer Transfer `json:"transfer"`
+	Full     Full     `json:"full"`
+	Retry    Retry    `json:"retry"`
+	Hooks    []Hook   `json:"hooks"`
+	Metrics  Metrics  `json:"metrics"`
+	Paused   bool     `json:"paused"`
+}
+
+// Source is the directory that is watched, and its host.
+type Source struct {
+	Host    string `json:"host"`    // how Terraform or Ansible reach it
+	Path    string `json:"path"`    // absolute; an existing directory
+	Address string `json:"address"` // what the backup host sees; goes into `hosts allow`. Default: Host
+}
+
+// Backup is the directory that is kept equal, its host, and the rsync daemon module that leads to it.
+type Backup struct {
+	Host    string `json:"host"`
+	Path    string `json:"path"`    // absolute; created if absent
+	Address string `json:"address"` // what the source host dials. Default: Host
+	Port    int    `json:"port"`
+	Module  string `json:"module"` // Default: the pair's name
+	UID     string `json:"uid"`    // the module's uid; root keeps ownership
+	GID     string `json:"gid"`
+}
+
+// Auth names the rsync user. The password is never part of the definition.
+type Auth struct {
+	User string `json:"user"` // rsyncd.conf(5) `auth users`
+}
+
+// Delete bounds what a deletion in the source may do to the backup.
+type Delete struct {
+	Enabled    bool `json:"enabled"`   // false: the backup only ever gains
+	MaxFiles   int  `json:"max_files"` // a deletion over BOTH limits is held until approved
+	MaxPercent int  `json:"max_percent"`
+}
+
+// Watch says how changes are noticed and when a changed path is sent.
+type Watch struct {
+	Backend  string   `json:"backend"` // auto, fanotify, inotify
+	Events   []string `json:"events"`  // create, modify, attrib, delete, move
+	Delay    Duration `json:"delay"`   // quiet time of one path before it is sent
+	MaxDelay Duration `json:"max_delay"`
+}
+
+// Transfer tunes the rsync runs.
+type Transfer struct {
+	Compress       string   `json:"compress"`        // "", zstd, lz4, zlibx, zlib
+	BandwidthLimit string   `json:"bandwidth_limit"` // as rsync --bwlimit
+	Timeout        Duration `json:"timeout"`
+	Parallel       int      `json:"parallel"` // rsync runs at once
+	Options        []string `json:"options"`  // further rsync options, from an allow-list
+}
+
+// Full schedules full batches beside the one at every start.
+type Full struct {
+	Every   string   `json:"every"` // a duration, a cron line, or "" for only at start
+	Exclude []string `json:"exclude"`
+}
+
+// Retry bounds the back-off after a transfer that did not succeed.
+type Retry struct {
+	Initial Duration `json:"initial"`
+	Max     Duration `json:"max"`
+}
+
+// Hook is run after a batch has arrived. No hook type is built yet: a definition with one is refused.
+type Hook struct {
+	Type string `json:"type"`
+}
+
+// Metrics says where Prometheus may scrape.
+type Metrics struct {
+	Listen string `json:"listen"` // host:port; "" = unix socket only
+}
+
+// Duration is a time span written as Go does: 20ms, 5s, 24h.
+type Duration time.Duration
+
+// String renders the duration the way [Parse] reads it.
+func (d Duration) String() string { return time.Duration(d).String() }

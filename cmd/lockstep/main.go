@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Lockstep keeps a directory on a backup host equal to a directory on a source host. See lockstep(8).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit statuses. The table is printed in lockstep(8); any status not in it is a failure.
+const (
+	exitOK        = 0
+	exitFailure   = 1
+	exitUsage     = 2  // bad flags, or a definition with problems
+	exitNotInStep = 3  // status: starting, behind, degraded or paused
+	exitHeld      = 4  // status: deletions are held
+	exitFailing   = 5  // status: failing
+	exitNoAgent   = 6  // no agent answers
+	exitDiffers   = 7  // plan: there are changes; verify: there is drift
+	exitTimeout   = 8  // wait: not in step in time
+	exitConfig    = 78 // run: a restart cannot help (sysexits.h EX_CONFIG, RestartPreventExitStatus)
+)
+
+// statusError ends the program with a status of its own. Err may be nil when all has been said.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// stdio is what a command reads and writes; commands touch no global of package os for it.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// command is one subcommand. run gets the arguments after its name.
+type command struct {
+	name, args, short string
+	run               func(ctx context.Context, std stdio, args []string) error
+}
+
+func commands() []command {
+	return []command{
+		{"version", "", "print the version", runVersion},
+	}
+}
+
+func main() {
+	os.Exit(Main())
+}
+
+// Main runs the command line and returns the exit status.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return dispatch(ctx, stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:])
+}
+
+func dispatch(ctx context.Context, std stdio, args []string) int {
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		usage(std.out)
+		if len(args) == 0 {
+			return exitUsage
+		}
+		return exitOK
+	}
+	for _, c := range commands() {
+		if c.name != args[0] {
+			continue
+		}
+		err := c.run(ctx, std, args[1:])
+		var status *statusError
+		switch {
+		case err == nil:
+			return exitOK
+		case errors.As(err, &status):
+			if status.err != nil {
+				fmt.Fprintf(std.err, "lockstep: %v\n", status.err)
+			}
+			return status.status
+		default:
+			fmt.Fprintf(std.err, "lockstep: %v\n", err)
+			return exitFailure
+		}
+	}
+	fmt.Fprintf(std.err, "lockstep: unknown command %q\nhint: lockstep help lists the commands\n", args[0])
+	return exitUsage
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintf(w, "usage: lockstep COMMAND [ARGUMENTS]\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-10s %-36s %s\n", c.name, c.args, c.short)
+	}
+}
+
+func runVersion(_ context.Context, std stdio, _ []string) error {
+	_, err := fmt.Fprintf(std.out, "lockstep %s\n", version)
+	return err
+}
