@@ -10,6 +10,8 @@
 package transfer
 
 import (
+	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -34,6 +36,7 @@ type Options struct {
 	BandwidthLimit string
 	Timeout        time.Duration // rsync --timeout
 	Extra          []string      // further options, checked by pair.Validate
+	Log            *slog.Logger  // gets the exact argv of every run at debug level; nil discards
 }
 
 // Kind says what a job does.
@@ -76,7 +79,10 @@ type Result struct {
 	Changed []string      // vanished or changed while they were read: to be looked at again
 	Blocked []string      // a non-empty directory on the backup stands where a non-directory should be: needs Force
 	Kept    []string      // directories that were not deleted because of excluded files in them
-	Stats   Stats
+	// Incomplete is set when the source could not be read in full (List, ListMissing): what was reported
+	// as extraneous may exist in the source after all and must not be deleted.
+	Incomplete bool
+	Stats      Stats
 	Stderr  string // the last 8 KiB of standard error
 	Elapsed time.Duration
 }
@@ -116,3 +122,13 @@ type Item struct {
 	New        bool   // on the source only
 	What       string // rsync's eleven characters, as in >f.st......
 }
+
+// ListOptions says what [Runner.List] compares.
+type ListOptions struct {
+	Paths    []string // directories to compare, with everything below them; none = the whole tree
+	Checksum bool     // compare contents, not size and time
+	Delete   bool     // report what is on the backup only (Item.Extraneous)
+}
+
+// ErrStop, returned by the callback of List or ListMissing, ends the run early; its Result is then Stopped.
+var ErrStop = errors.New("stop listing")
