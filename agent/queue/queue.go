@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package queue gathers filesystem events into batches of paths to be looked at.
+//
+// A [Queue] is a set of dirty paths, and nothing else: it has no goroutine, no clock and no lock. A path
+// waits until nothing has happened to it for Delay, but never longer than MaxDelay, so a log that is
+// written every second still goes out. What is handed out never overlaps with, nor lies above or below,
+// anything that is still in flight; an event for a path in flight makes it dirty again. At most MaxPaths
+// paths are held: past that a directory stands for all below it, and the root for the whole tree. Precision
+// is lost then, information never. What to do with a path is decided by whoever looks at the disk.
+package queue
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/watch"
+)
+
+const (
+	// DefaultMaxPaths bounds the dirty paths held one by one. A path costs about 150 bytes here and Go's collector
+	// needs as much again, so a full queue is about 60 MB of resident memory, whatever the backlog. Beyond a
+	// few hundred thousand paths a recursive transfer is faster than a list anyhow.
+	DefaultMaxPaths = 200_000
+
+	// denseTree is how many dirty paths below a directory are better sent by recursion: rsync --files-from
+	// costs about 50 µs an entry, recursion about 6 µs, so a directory of at most ten times as many entries wins.
+	denseTree = 5000
+	denseRate = 10
+
+	// freshTree is the same for a directory that was made since it was last sent: all of it is new.
+	freshTree = 200
+)
+
+// Options configures a Queue.
+type Options struct {
+	Delay    time.Duration // quiet time of one path before it is due
+	MaxDelay time.Duration // a path that never goes quiet is due this long after its first event
+	MaxPaths int           // 0 means DefaultMaxPaths
+	// Size tells how many entries the source has below a directory; 0 means not known. May be nil.
+	Size func(dir string) int
+}
+
+// Entry is one path of a batch.
+type Entry struct {
+	Path    string    // relative to the root; "" is the root itself
+	Tree    bool      // everything below may have changed too
+	Compare bool      // with Tree: deletions may hide below, so sending alone does not make it equal
+	Created bool      // it was made since it was last handed out
+	First   time.Time // dirty since
+}
+
+// Again is a path that a batch gives back: it stays dirty and is due at At, or as soon as an event makes it so.
+type Again struct {
+	Entry
+	At time.Time
+}
+
+// Batch is a set of paths in flight, parents before their children. It must be given back with [Queue.Done].
+type Batch struct {
+	Entries []Entry
+	nodes   []*node // nodes[i] is Entries[i]
+}
+
+// Queue is the set of dirty paths below one root. The zero value is not usable; see [New]. It is not safe
+// for concurrent use.
+type Queue struct {
+	opts  Options
+	epoch time.Time
+	root  *node
+	list  node // ring of dirty nodes, oldest first: list.next is the oldest
+	dirty int
+	wake  int64   // no dirty path is due before; noWake when unknown or nothing is dirty
+	alone []*node // in flight alone: they do not hold back their parents
+	dense []*node // directories that reached denseTree dirty paths since the last Next
+}
+
+const noWake = int64(-1)
+
+// New returns an empty queue.
+func New(opts Options) *Queue {
+	if opts.MaxPaths == 0 {
+		opts.MaxPaths = DefaultMaxPaths
+	}
+	q := &Queue{opts: opts, root: &node{}, wake: noWake}
+	q.list.prev, q.list.next = &q.list, &q.list
+	return q
+}
+
+// SetDelays changes Delay and MaxDelay for events from now on.
+func (q *Queue) SetDelays(delay, maxDelay time.Duration) {
+	q.opts.Delay, q.opts.MaxDelay = delay, maxDelay
+}
+
+// Len returns the number of dirty paths that are not in flight; a tree counts as one.
+func (q *Queue) Len() int { return q.dirty }
+
+// Oldest returns since when the longest waiting path has been dirty.
+func (q *Queue) Oldest() (time.Time, bool) {
+	if q.dirty == 0 {
+		return time.Time{}, false
+	}
+	return q.time(q.list.next.first), true
+}
+
+// Wake returns when the next path becomes due; it may be too early, never too late. A path that is due but
+// overlaps with one in flight does not count: Done makes it possible.
+func (q *Queue) Wake() (time.Time, bool) {
+	if q.dirty == 0 || q.wake == noWake {
+		return time.Time{}, false
+	}
+	return q.time(q.wake), true
+}
+
+// Add makes the paths of the events dirty.
+func (q *Queue) Add(now time.Time, events []watch.Event) {
+	t := q.ticks(now)
+	for i := range events {
+		e := &events[i]
+		if e.Cookie != "" {
+			continue
+		}
+		flags := mark{ops: e.Op, tree: e.Tree}
+		switch {
+		case e.Op&watch.Delete != 0 && e.Dir:
+			// A directory went away. When one of that name is there again by the time we look, nothing is
+			// known of what is below it, on either side.
+			flags.tree, flags.compare = true, true
+		case e.Op&watch.Rescan != 0:
+			flags.compare = true
+		}
+		q.add(t, e.Path, flags, t, t+int64(q.opts.Delay))
+	}
+	q.bound(t)
+}
+
+// Mark makes one path dirty and due at once. A tree may also hide deletions.
+func (q *Queue) Mark(now time.Time, path string, tree bool) {
+	t := q.ticks(now)
+	q.add(t, path, mark{tree: tree, compare: tree}, t, t)
+	q.bound(t)
+}
+
+// Settle makes one path dirty and due when nothing has called for it during quiet, at the latest after MaxDelay.
+func (q *Queue) Settle(now time.Time, path string, quiet time.Duration) {
+	t := q.ticks(now)
+	q.add(t, path, mark{}, t, t+int64(quiet))
+	q.bound(t)
+}
+
+// Flush makes everything due at once.
+func (q *Queue) Flush(now time.Time) {
+	t := q.ticks(now)
+	for n := q.list.next; n != &q.list; n = n.next {
+		n.due = min(n.due, t)
+	}
+	q.wakeAt(t)
+}
+
+// Next hands out at most limit paths that are due, those that have waited longest first.
+func (q *Queue) Next(now time.Time, limit int) (Batch, bool) {
+	t := q.ticks(now)
+	q.collapseDense(t)
+	var b Batch
+	wake := noWake
+	n := q.list.next
+	for ; n != &q.list && len(b.nodes) < limit; n = n.next {
+		switch {
+		case n.due > t:
+			if wake == noWake || n.due < wake {
+				wake = n.due
+			}
+		case !q.blocked(n):
+			b.nodes = append(b.nodes, n)
+		}
+	}
+	if n == &q.list {
+		q.wake = wake
+	} else {
+		q.wakeAt(t) // there may be more
+	}
+	if len(b.nodes) == 0 {
+		return Batch{}, false
+	}
+	b.Entries = make([]Entry, len(b.nodes))
+	for i, n := range b.nodes {
+		b.Entries[i] = q.entry(n)
+	}
+	b.sort()
+	for _, n := range b.nodes {
+		q.clean(n)
+		q.lift(n, inFlight)
+	}
+	return b, true
+}
+
+// Split takes the entries that apart reports out of b into a batch of their own.
+func (q *Queue) Split(b *Batch, apart func(Entry) bool) Batch {
+	var out Batch
+	kept := 0
+	for i, e := range b.Entries {
+		if apart(e) {
+			out.Entries = append(out.Entries, e)
+			out.nodes = append(out.nodes, b.nodes[i])
+			continue
+		}
+		b.Entries[kept], b.nodes[kept] = e, b.nodes[i]
+		kept++
+	}
+	clear(b.nodes[kept:])
+	b.Entries, b.nodes = b.Entries[:kept], b.nodes[:kept]
+	return out
+}
+
+// Alone says that the paths of b, none of them a tree, will be in flight for long: their parents are no
+// longer held back by them, except as a tree.
+func (q *Queue) Alone(b Batch) {
+	for _, n := range b.nodes {
+		if n.flight == inFlight {
+			q.land(n)
+			n.flight = inFlightAlone
+			q.alone = append(q.alone, n)
+		}
+	}
+}
+
+// Reserve takes a path with everything below it for a deletion, so that nothing there is handed out until
+// Done. It refuses when something at, above or below it is in flight.
+func (q *Queue) Reserve(now time.Time, path string) (Batch, bool) {
+	t := q.ticks(now)
+	n := q.node(path)
+	if n.flight != notInFlight || n.busy > 0 || q.aloneBelow(n) || q.covered(n) {
+		q.prune(n)
+		return Batch{}, false
+	}
+	q.lift(n, inFlight)
+	return Batch{Entries: []Entry{{Path: path, Tree: true, First: q.time(t)}}, nodes: []*node{n}}, true
+}
+
+// Join makes one batch of two.
+func (b *Batch) Join(other Batch) {
+	b.Entries = append(b.Entries, other.Entries...)
+	b.nodes = append(b.nodes, other.nodes...)
+}
+
+// Done gives a batch back. Its paths are clean, except those in again and those that had an event meanwhile.
+func (q *Queue) Done(now time.Time, b Batch, again []Again) {
+	t := q.ticks(now)
+	for _, n := range b.nodes {
+		if n.flight == inFlightAlone {
+			q.alone = slices.DeleteFunc(q.alone, func(m *node) bool { return m == n })
+			n.flight = notInFlight
+		} else {
+			q.land(n)
+		}
+	}
+	for _, a := range again {
+		ops := watch.Op(0)
+		if a.Created {
+			ops = watch.Create
+		}
+		q.add(t, a.Path, mark{ops: ops, tree: a.Tree, compare: a.Compare, again: true}, q.ticks(a.First), q.ticks(a.At))
+	}
+	for _, n := range b.nodes {
+		q.prune(n)
+	}
+	q.bound(t)
+	q.wakeAt(t) // what overlapped with the batch may be due
+}
+
+// Each calls f with every dirty path, oldest first, until f returns false.
+func (q *Queue) Each(f func(Entry) bool) {
+	for n := q.list.next; n != &q.list; n = n.next {
+		if !f(q.entry(n)) {
+			return
+		}
+	}
+}
+
+func (b *Batch) sort() {
+	order := make([]int, len(b.nodes))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return strings.Compare(b.Entries[i].Path, b.Entries[j].Path) })
+	entries, nodes := make([]Entry, len(order)), make([]*node, len(order))
+	for i, j := range order {
+		entries[i], nodes[i] = b.Entries[j], b.nodes[j]
+	}
+	b.Entries, b.nodes = entries, nodes
+}
+
+// ticks turns a time into the queue's own, which is cheap to store and, as long as now carries Go's monotonic
+// reading, not moved by a step of the clock.
+func (q *Queue) ticks(now time.Time) int64 {
+	if q.epoch.IsZero() {
+		q.epoch = now
+	}
+	return int64(now.Sub(q.epoch))
+}
+
+func (q *Queue) time(t int64) time.Time { return q.epoch.Add(time.Duration(t)) }
+
+func (q *Queue) wakeAt(t int64) {
+	if q.wake == noWake || t < q.wake {
+		q.wake = t
+	}
+}
