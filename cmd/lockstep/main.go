@@ -59,6 +59,7 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"completion", "bash|zsh|fish", "print a completion script for a shell", runCompletion},
 		{"version", "", "print the version", runVersion},
 	}
 }
