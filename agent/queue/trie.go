@@ -215,6 +215,7 @@ func (q *Queue) add(t int64, path string, m mark, first, due int64) {
 		n.due, n.again = min(n.due, due), true
 	case n.again:
 		// It was looked at and could not be sent yet. An event may bring the next look forward, not put it off.
+		q.backdate(n, first)
 		n.due = min(n.due, due)
 	default:
 		q.backdate(n, first)
