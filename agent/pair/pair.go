@@ -8,9 +8,7 @@
 // its field and what to write instead. The package is pure: it reads no file and knows no host.
 package pair
 
-import (
-	"time"
-)
+import "time"
 
 // Pair is one pair definition. Its zero value is not valid; begin with [Defaults].
 type Pair struct {
@@ -99,8 +97,51 @@ type Metrics struct {
 	Listen string `json:"listen"` // host:port; "" = unix socket only
 }
 
-// Duration is a time span written as Go does: 20ms, 5s, 24h.
-type Duration time.Duration
+// Defaults returns a definition that has every default and lacks what only the user can say: the name,
+// the two hosts and the two paths. No default is written anywhere else.
+func Defaults() Pair {
+	return Pair{
+		Backup:  Backup{Port: 873, UID: "root", GID: "root"},
+		Auth:    Auth{User: "lockstep"},
+		Exclude: []string{},
+		Filter:  []string{},
+		Delete:  Delete{Enabled: true, MaxFiles: 1000, MaxPercent: 25},
+		Watch: Watch{
+			Backend:  "auto",
+			Events:   []string{"create", "modify", "attrib", "delete", "move"},
+			Delay:    Duration(20 * time.Millisecond),
+			MaxDelay: Duration(5 * time.Second),
+		},
+		Transfer: Transfer{
+			Timeout:  Duration(time.Minute),
+			Parallel: 2,
+			Options:  []string{},
+		},
+		Full:  Full{Every: "24h", Exclude: []string{}},
+		Retry: Retry{Initial: Duration(time.Second), Max: Duration(5 * time.Minute)},
+		Hooks: []Hook{},
+	}
+}
 
-// String renders the duration the way [Parse] reads it.
-func (d Duration) String() string { return time.Duration(d).String() }
+// Complete fills the fields whose default is another field: the addresses, which follow the hosts, and
+// the module, which follows the name. Nil lists become empty ones, as [Parse] gives them. Calling it
+// twice changes nothing more.
+func (p *Pair) Complete() {
+	if p.Source.Address == "" {
+		p.Source.Address = p.Source.Host
+	}
+	if p.Backup.Address == "" {
+		p.Backup.Address = p.Backup.Host
+	}
+	if p.Backup.Module == "" {
+		p.Backup.Module = p.Name
+	}
+	for _, list := range []*[]string{&p.Exclude, &p.Filter, &p.Watch.Events, &p.Transfer.Options, &p.Full.Exclude} {
+		if *list == nil {
+			*list = []string{}
+		}
+	}
+	if p.Hooks == nil {
+		p.Hooks = []Hook{}
+	}
+}

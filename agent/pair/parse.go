@@ -1,0 +1,590 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pair
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// MaxSize is the largest definition that [Parse] reads, in bytes. One with a thousand exclude patterns has
+// about 30,000.
+const MaxSize = 1 << 20
+
+// Parse reads a definition, YAML or JSON, over the [Defaults], completes it and validates it. The error is
+// [Problems]: all that can be found in one go, with line numbers.
+func Parse(data []byte) (Pair, error) {
+	node, ps := tree(data)
+	if len(ps) > 0 {
+		return Pair{}, ps
+	}
+	p, ps := decode(node)
+	if len(ps) > 0 {
+		return Pair{}, ps
+	}
+	return p, nil
+}
+
+// tree reads the text into nodes.
+func tree(data []byte) (*yaml.Node, Problems) {
+	one := func(msg, hint string) (*yaml.Node, Problems) { return nil, Problems{{Msg: msg, Hint: hint}} }
+	if len(data) > MaxSize {
+		return one(fmt.Sprintf("the definition has %d bytes; the limit is %d", len(data), MaxSize), "")
+	}
+	if !utf8.Valid(data) {
+		return one(fmt.Sprintf("line %d: not UTF-8 text", 1+bytes.Count(validPrefix(data), []byte("\n"))),
+			"save the definition as UTF-8")
+	}
+	if trimmed := bytes.TrimSpace(data); bytes.HasPrefix(trimmed, []byte("{")) && json.Valid(data) {
+		n, err := jsonNode(data, true)
+		if err != nil {
+			return one(err.Error(), "")
+		}
+		return n, nil
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, next yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		if err.Error() == "EOF" {
+			return one("the definition is empty", emptyHint)
+		}
+		return nil, Problems{syntaxProblem(data, err)}
+	}
+	if err := dec.Decode(&next); err == nil {
+		return one(fmt.Sprintf("line %d: a second definition begins here", next.Line), "write one definition per file")
+	} else if err.Error() != "EOF" {
+		return nil, Problems{syntaxProblem(data, err)}
+	}
+	if len(doc.Content) != 1 {
+		return one("the definition is empty", emptyHint)
+	}
+	return doc.Content[0], nil
+}
+
+const emptyHint = "write at least name, source and backup; lockstep.yaml(5) shows the short form"
+
+func validPrefix(data []byte) []byte {
+	for i := 0; i < len(data); {
+		r, size := utf8.DecodeRune(data[i:])
+		if r == utf8.RuneError && size == 1 {
+			return data[:i]
+		}
+		i += size
+	}
+	return data
+}
+
+var (
+	yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+	// yamlTrap finds text that begins with a character which means something to YAML.
+	yamlTrap = regexp.MustCompile(`(?:^\s*(?:- )*|: |[\[,]\s*)([*&!%@\x60][^\s,\]]*)`)
+)
+
+// syntaxProblem says what the YAML reader stumbled over. Its words are about grammar; the cause is most often
+// a pattern without quotes, so the lines are searched for one.
+func syntaxProblem(data []byte, err error) Problem {
+	m := yamlLine.FindStringSubmatch(err.Error())
+	number, msg := m[1], m[2]
+	lines := strings.Split(string(data), "\n")
+	for i, line := range lines {
+		at := 1 + i
+		// The reader counts from where the construct began, so the culprit can be some lines further on.
+		if n, _ := strconv.Atoi(number); n > 0 && (at < n-1 || at > n+2) {
+			continue
+		}
+		if trap := yamlTrap.FindStringSubmatch(line); trap != nil {
+			return Problem{
+				Msg:  fmt.Sprintf("line %d: %s is not text to YAML: %s", at, trap[1], trapMeaning(trap[1][0])),
+				Hint: fmt.Sprintf("write %s", strconv.Quote(trap[1])),
+			}
+		}
+		if strings.HasPrefix(strings.TrimLeft(line, " "), "\t") {
+			return Problem{Msg: fmt.Sprintf("line %d: indented with a tab", at), Hint: "indent with spaces"}
+		}
+	}
+	if number != "" {
+		msg = "near line " + number + ": " + msg
+	}
+	return Problem{Msg: "not YAML: " + msg, Hint: "put text with special characters in quotes, and indent with spaces"}
+}
+
+func trapMeaning(c byte) string {
+	switch c {
+	case '*':
+		return "a leading * refers to an anchor"
+	case '&':
+		return "a leading & sets an anchor"
+	case '!':
+		return "a leading ! names a type"
+	case '%':
+		return "a leading % is a directive"
+	}
+	return "a leading " + string(c) + " is reserved"
+}
+
+// decoder walks the nodes of one definition and collects what is wrong with them.
+type decoder struct {
+	problems Problems
+	line     map[string]int  // of each field that was met
+	failed   map[string]bool // fields that hold no value; to validate them would report them twice
+}
+
+// field is one key of an object. A field without read is refused with the message.
+type field struct {
+	key     string
+	read    func(n *yaml.Node, path string)
+	refused string
+	hint    string
+}
+
+func (d *decoder) add(n *yaml.Node, path, msg, hint string) {
+	if n.Line > 0 {
+		msg = fmt.Sprintf("line %d: %s", n.Line, msg)
+	}
+	d.problems = append(d.problems, Problem{Path: path, Msg: msg, Hint: hint})
+	d.failed[path] = true
+}
+
+func decode(n *yaml.Node) (Pair, Problems) {
+	p := Defaults()
+	d := &decoder{line: map[string]int{}, failed: map[string]bool{}}
+	d.object(pairFields(d, &p))(n, "")
+	p.Complete()
+	for _, problem := range p.Validate() {
+		if d.covered(problem.Path) {
+			continue
+		}
+		if line := d.line[problem.Path]; line > 0 {
+			problem.Msg = fmt.Sprintf("line %d: %s", line, problem.Msg)
+		}
+		d.problems = append(d.problems, problem)
+	}
+	return p, d.problems
+}
+
+// covered reports whether path or an object around it could not be read.
+func (d *decoder) covered(path string) bool {
+	for {
+		if d.failed[path] {
+			return true
+		}
+		i := strings.LastIndexAny(path, ".[")
+		if i < 0 {
+			return path != "" && d.failed[""] // the whole definition is not an object
+		}
+		path = path[:i]
+	}
+}
+
+// pairFields is the schema: every key, where it goes, and how it is read.
+func pairFields(d *decoder, p *Pair) []field {
+	return []field{
+		{key: "name", read: d.text(&p.Name)},
+		{key: "source", read: d.object([]field{
+			{key: "host", read: d.text(&p.Source.Host)},
+			{key: "path", read: d.text(&p.Source.Path)},
+			{key: "address", read: d.text(&p.Source.Address)},
+		})},
+		{key: "backup", read: d.object([]field{
+			{key: "host", read: d.text(&p.Backup.Host)},
+			{key: "path", read: d.text(&p.Backup.Path)},
+			{key: "address", read: d.text(&p.Backup.Address)},
+			{key: "port", read: d.number(&p.Backup.Port)},
+			{key: "module", read: d.text(&p.Backup.Module)},
+			{key: "uid", read: d.textOrNumber(&p.Backup.UID)},
+			{key: "gid", read: d.textOrNumber(&p.Backup.GID)},
+		})},
+		{key: "auth", read: d.object([]field{
+			{key: "user", read: d.text(&p.Auth.User)},
+			{key: "password", refused: "the password is never part of the definition",
+				hint: "remove it; lockstep makes one, or give it to the front end (password_wo, vault)"},
+		})},
+		{key: "exclude", read: d.texts(&p.Exclude)},
+		{key: "filter", read: d.texts(&p.Filter)},
+		{key: "delete", read: d.object([]field{
+			{key: "enabled", read: d.boolean(&p.Delete.Enabled)},
+			{key: "max_files", read: d.number(&p.Delete.MaxFiles)},
+			{key: "max_percent", read: d.number(&p.Delete.MaxPercent)},
+			{key: "keep", refused: "keeping deleted files is not built yet", hint: "remove it"},
+		})},
+		{key: "watch", read: d.object([]field{
+			{key: "backend", read: d.text(&p.Watch.Backend)},
+			{key: "events", read: d.texts(&p.Watch.Events)},
+			{key: "delay", read: d.duration(&p.Watch.Delay)},
+			{key: "max_delay", read: d.duration(&p.Watch.MaxDelay)},
+		})},
+		{key: "transfer", read: d.object([]field{
+			{key: "compress", read: d.text(&p.Transfer.Compress)},
+			{key: "bandwidth_limit", read: d.textOrNumber(&p.Transfer.BandwidthLimit)},
+			{key: "timeout", read: d.duration(&p.Transfer.Timeout)},
+			{key: "parallel", read: d.number(&p.Transfer.Parallel)},
+			{key: "options", read: d.texts(&p.Transfer.Options)},
+		})},
+		{key: "full", read: d.object([]field{
+			{key: "every", read: d.text(&p.Full.Every)},
+			{key: "exclude", read: d.texts(&p.Full.Exclude)},
+		})},
+		{key: "retry", read: d.object([]field{
+			{key: "initial", read: d.duration(&p.Retry.Initial)},
+			{key: "max", read: d.duration(&p.Retry.Max)},
+		})},
+		{key: "hooks", read: d.hooks},
+		{key: "metrics", read: d.object([]field{
+			{key: "listen", read: d.text(&p.Metrics.Listen)},
+		})},
+		{key: "paused", read: d.boolean(&p.Paused)},
+		{key: "transport", refused: "transports other than the rsync daemon are not built yet", hint: "remove it"},
+	}
+}
+
+// places lists the path of every field, to tell where a misplaced key belongs.
+var places = []string{
+	"name", "source.host", "source.path", "source.address", "backup.host", "backup.path", "backup.address",
+	"backup.port", "backup.module", "backup.uid", "backup.gid", "auth.user", "exclude", "filter",
+	"delete.enabled", "delete.max_files", "delete.max_percent", "watch.backend", "watch.events", "watch.delay",
+	"watch.max_delay", "transfer.compress", "transfer.bandwidth_limit", "transfer.timeout", "transfer.parallel",
+	"transfer.options", "full.every", "full.exclude", "retry.initial", "retry.max", "hooks", "metrics.listen", "paused",
+}
+
+func (d *decoder) object(fields []field) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if n.Kind != yaml.MappingNode || !d.untagged(n, path) {
+			if !d.failed[path] {
+				name := "the definition"
+				if path != "" {
+					name = path
+				}
+				var keys []string
+				for _, f := range fields {
+					if f.read != nil {
+						keys = append(keys, f.key)
+					}
+				}
+				d.add(n, path, fmt.Sprintf("%s is %s, not a group of fields", name, kind(n)),
+					"write one or more of these below it: "+strings.Join(keys, ", "))
+			}
+			return
+		}
+		seen := map[string]int{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			k, v := n.Content[i], n.Content[i+1]
+			if k.Kind != yaml.ScalarNode {
+				d.add(k, path, "a key is "+kind(k)+", not a name", "")
+				continue
+			}
+			at := join(path, k.Value)
+			if first, ok := seen[k.Value]; ok {
+				msg := "given twice"
+				if first > 0 {
+					msg = fmt.Sprintf("given twice, first in line %d", first)
+				}
+				d.add(k, at, msg, "keep one of the two")
+				continue
+			}
+			seen[k.Value] = k.Line
+			f := find(fields, k.Value)
+			switch {
+			case f == nil:
+				d.unknown(k, path, at, fields)
+			case f.read == nil:
+				d.add(k, at, f.refused, f.hint)
+			default:
+				d.line[at] = v.Line
+				f.read(v, at)
+			}
+		}
+	}
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func find(fields []field, key string) *field {
+	for i := range fields {
+		if fields[i].key == key {
+			return &fields[i]
+		}
+	}
+	return nil
+}
+
+func (d *decoder) unknown(k *yaml.Node, path, at string, fields []field) {
+	best, distance := "", 1+len(k.Value)/2 // more edits than that and it is another word
+	if distance > 4 {
+		distance = 4
+	}
+	var keys []string
+	for _, f := range fields {
+		if f.read == nil {
+			continue
+		}
+		keys = append(keys, f.key)
+		if n := edits(k.Value, f.key); n < distance {
+			best, distance = f.key, n
+		}
+	}
+	hint := "known here: " + strings.Join(keys, ", ")
+	elsewhere := ""
+	for _, place := range places {
+		if place[strings.LastIndexByte(place, '.')+1:] == k.Value {
+			elsewhere = place
+		}
+	}
+	switch {
+	case best != "":
+		hint = "did you mean " + join(path, best) + "?"
+	case elsewhere != "":
+		hint = "it belongs in " + elsewhere
+	case k.Value == "<<":
+		hint = "merge keys are not read; write the fields out"
+	case k.Value == "password" || k.Value == "secret":
+		hint = "the password is never part of the definition"
+	}
+	d.add(k, at, "unknown field "+strconv.Quote(k.Value), hint)
+}
+
+// edits counts the insertions, deletions, replacements and swaps of neighbours that turn a into b.
+func edits(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			n := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				n = min(n, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = n
+		}
+	}
+	return rows[len(a)][len(b)]
+}
+
+// kind names what was written, for people.
+func kind(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a group of fields"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.AliasNode:
+		return "a reference to an anchor"
+	}
+	switch n.ShortTag() {
+	case "!!null":
+		return "empty"
+	case "!!bool":
+		return "true or false"
+	case "!!int", "!!float":
+		return "a number"
+	case "!!timestamp":
+		return "a date"
+	}
+	return "text"
+}
+
+// untagged refuses what a definition has no use for and readers disagree about: anchors and explicit types.
+func (d *decoder) untagged(n *yaml.Node, path string) bool {
+	switch {
+	case n.Kind == yaml.AliasNode:
+		d.add(n, path, "*"+n.Value+" refers to an anchor; anchors are not read", "write the value out, or quote it if it is a pattern: "+strconv.Quote("*"+n.Value))
+	case n.Anchor != "":
+		d.add(n, path, "&"+n.Anchor+" sets an anchor; anchors are not read", "write the value out, or quote it if it is text: "+strconv.Quote("&"+n.Anchor))
+	case n.Style&yaml.TaggedStyle != 0:
+		d.add(n, path, n.Tag+" names a type; types are not read", "remove it, or quote it if it is text: "+strconv.Quote(n.Tag))
+	default:
+		return true
+	}
+	return false
+}
+
+// reservedWord reports whether s without quotes is not text, or not text to every YAML reader: YAML 1.1, which
+// Ansible reads, takes on, off, yes, no, y and n for booleans.
+func reservedWord(s string) bool {
+	switch strings.ToLower(s) {
+	case "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "~", "":
+		return true
+	}
+	return false
+}
+
+func (d *decoder) scalar(n *yaml.Node, path, want, hint string) bool {
+	if !d.untagged(n, path) {
+		return false
+	}
+	if n.Kind != yaml.ScalarNode {
+		d.add(n, path, "is "+kind(n)+", not "+want, hint)
+		return false
+	}
+	if n.ShortTag() == "!!null" {
+		d.add(n, path, "has no value", "write "+want+", or remove the line")
+		return false
+	}
+	return true
+}
+
+func quoted(n *yaml.Node) bool {
+	return n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+}
+
+func (d *decoder) text(dst *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if !d.scalar(n, path, "text", "") {
+			return
+		}
+		if !quoted(n) && (n.ShortTag() != "!!str" || reservedWord(n.Value)) {
+			msg := n.Value + " is " + kind(n) + ", not text"
+			if n.ShortTag() == "!!str" {
+				msg = n.Value + " without quotes is a boolean to some YAML readers"
+			}
+			d.add(n, path, msg, "write "+strconv.Quote(n.Value))
+			return
+		}
+		*dst = n.Value
+	}
+}
+
+// textOrNumber reads a text field whose value is often a number: user ids, rates.
+func (d *decoder) textOrNumber(dst *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if n.Kind == yaml.ScalarNode && n.Anchor == "" && n.Style == 0 && decimal.MatchString(n.Value) {
+			*dst = n.Value
+			return
+		}
+		d.text(dst)(n, path)
+	}
+}
+
+var decimal = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
+
+func (d *decoder) number(dst *int) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if !d.scalar(n, path, "a number", "") {
+			return
+		}
+		hint := "write a whole number in digits"
+		if bare := strings.TrimLeft(n.Value, "0"); decimal.MatchString(bare) {
+			hint = "write " + bare
+		}
+		switch {
+		case quoted(n):
+			d.add(n, path, strconv.Quote(n.Value)+" is text, not a number", hint+" without quotes")
+		case n.ShortTag() == "!!bool" || !decimal.MatchString(n.Value):
+			msg := n.Value + " is not a whole number"
+			if strings.HasPrefix(n.Value, "0") && strings.Trim(n.Value, "0123456789") == "" {
+				msg = n.Value + " begins with 0, which makes it octal to some YAML readers"
+			}
+			d.add(n, path, msg, hint)
+		default:
+			v, err := strconv.Atoi(n.Value)
+			if err != nil {
+				d.add(n, path, n.Value+" is too large", "")
+				return
+			}
+			*dst = v
+		}
+	}
+}
+
+func (d *decoder) boolean(dst *bool) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if !d.scalar(n, path, "true or false", "write true or false") {
+			return
+		}
+		if quoted(n) || n.ShortTag() != "!!bool" {
+			msg, hint := strconv.Quote(n.Value)+" is not true or false", "write true or false, without quotes"
+			switch word := strings.ToLower(n.Value); {
+			case quoted(n) && (word == "true" || word == "false"):
+				msg, hint = strconv.Quote(n.Value)+" is text, not true or false", "write "+word+" without quotes"
+			case word == "y" || word == "yes" || word == "on" || edits(word, "true") < 2:
+				hint = "write true"
+			case word == "n" || word == "no" || word == "off" || edits(word, "false") < 3:
+				hint = "write false"
+			}
+			d.add(n, path, msg, hint)
+			return
+		}
+		*dst = strings.EqualFold(n.Value, "true")
+	}
+}
+
+func (d *decoder) duration(dst *Duration) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if !d.scalar(n, path, "a duration", "write it as 20ms, 5s or 24h") {
+			return
+		}
+		v, err := ParseDuration(n.Value)
+		if err != nil {
+			hint := "write it as 20ms, 5s or 24h"
+			if decimal.MatchString(n.Value) && n.Value != "0" && !strings.HasPrefix(n.Value, "-") {
+				hint = "write " + n.Value + "s if seconds are meant"
+			}
+			d.add(n, path, err.Error(), hint)
+			return
+		}
+		*dst = v
+	}
+}
+
+func (d *decoder) texts(dst *[]string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		if !d.untagged(n, path) {
+			return
+		}
+		if n.Kind != yaml.SequenceNode {
+			hint := "write a list, as [\"a\", \"b\"], or [] for none"
+			if n.Kind == yaml.ScalarNode && n.Value != "" && n.ShortTag() == "!!str" {
+				hint = "write [" + strconv.Quote(n.Value) + "]"
+			}
+			d.add(n, path, "is "+kind(n)+", not a list", hint)
+			return
+		}
+		list := make([]string, len(n.Content))
+		for i, item := range n.Content {
+			at := fmt.Sprintf("%s[%d]", path, i)
+			d.line[at] = item.Line
+			if item.Kind == yaml.ScalarNode && item.ShortTag() == "!!null" && !quoted(item) {
+				hint := "remove the item; text that begins with # must be in quotes"
+				if item.Value != "" {
+					hint = "write " + strconv.Quote(item.Value)
+				}
+				d.add(item, at, "has no value", hint)
+				continue
+			}
+			d.text(&list[i])(item, at)
+		}
+		*dst = list
+	}
+}
+
+func (d *decoder) hooks(n *yaml.Node, path string) {
+	switch {
+	case !d.untagged(n, path):
+	case n.Kind != yaml.SequenceNode:
+		d.add(n, path, "is "+kind(n)+", not a list", "write []; hooks are not built yet")
+	case len(n.Content) > 0:
+		d.add(n, path, hooksRefused, "write []")
+	}
+}
+
+const hooksRefused = "hooks are not built yet"
