@@ -355,7 +355,11 @@ func (d *decoder) unknown(k *yaml.Node, path, at string, fields []field) {
 }
 
 // edits counts the insertions, deletions, replacements and swaps of neighbours that turn a into b.
+// Of texts whose lengths differ by more than any caller minds it gives only that difference.
 func edits(a, b string) int {
+	if apart := max(len(a)-len(b), len(b)-len(a)); apart > 8 {
+		return apart
+	}
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)
