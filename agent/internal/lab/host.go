@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// bootTimeout is how long a host may take to start. One takes about a second on an idle machine.
+const bootTimeout = 90 * time.Second
+
+// haltTimeout is how long an orderly power-off may take before the power is cut.
+const haltTimeout = 20 * time.Second
+
+// diskSize is the size of the files behind a host's disks. They are sparse.
+const diskSize = 4 << 30
+
+// Host is one host of a lab. Its methods may be called from any goroutine.
+type Host struct {
+	Name    string
+	Address string
+	Disk    string // the directory that is a mounted file system of its own: /data or /backup
+
+	lab  *Lab
+	root string   // of all hosts, read-only
+	dir  string   // this host's directory in the run directory
+	net  *os.File // its network namespace; it outlives a reboot, as a network card does
+
+	mu      sync.Mutex
+	running *machine // nil while the power is off
+}
+
+// machine is one start of a host, until the power is off again.
+type machine struct {
+	pid    int           // systemd-nspawn
+	ended  chan struct{} // closed when systemd-nspawn has ended, err is set before
+	err    error
+	notify *net.UnixConn
+
+	mu     sync.Mutex
+	leader int           // the host's PID 1 as this machine numbers it; changes when the host reboots itself
+	ready  chan struct{} // closed when systemd says that the host has started
+}
+
+// on says whether the power is on; a host may also have powered itself off.
+func (m *machine) on() bool {
+	if m == nil {
+		return false
+	}
+	select {
+	case <-m.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+func newHost(l *Lab, spec hostSpec, root string) (*Host, error) {
+	h := &Host{Name: spec.name, Address: spec.address, Disk: spec.disk, lab: l, root: root, dir: l.run.path(spec.name)}
+	var err error
+	if h.net, err = newNetNS(); err != nil {
+		return nil, err
+	}
+	if err := l.run.save(func(s *runState) { s.Nets[h.Name] = fdPath(h.net) }); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// boot makes the host's disks, plugs it into the link and starts it for the first time.
+func (h *Host) boot(ctx context.Context) error {
+	seed := filepath.Join(h.dir, "seed")
+	public, err := os.ReadFile(h.lab.KeyFile() + ".pub")
+	if err != nil {
+		return err
+	}
+	hostKey, err := os.ReadFile(h.lab.run.path("hostkey-" + h.Name))
+	if err != nil {
+		return err
+	}
+	hosts, err := os.ReadFile(h.lab.run.path("hosts"))
+	if err != nil {
+		return err
+	}
+	id := make([]byte, 16)
+	rand.Read(id)
+	for _, f := range []struct {
+		path string
+		mode fs.FileMode
+		text string
+	}{
+		{"etc/hostname", 0o644, h.Name + "\n"},
+		{"etc/hosts", 0o644, string(hosts)},
+		{"etc/machine-id", 0o444, hex.EncodeToString(id) + "\n"},
+		{"etc/fstab", 0o644, "/mnt/disk " + h.Disk + " none bind,nofail 0 0\n"},
+		{"etc/ssh/ssh_host_ed25519_key", 0o600, string(hostKey)},
+		{"etc/ssh/authorized_keys", 0o644, string(public)},
+		{"etc/ssh/sshd_config.d/lab.conf", 0o644, "AuthorizedKeysFile /etc/ssh/authorized_keys\n" +
+			"PasswordAuthentication no\nUseDNS no\nHostKey /etc/ssh/ssh_host_ed25519_key\n"},
+	} {
+		path := filepath.Join(seed, f.path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(f.text), f.mode); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{h.Disk, "mnt/disk"} {
+		if err := os.MkdirAll(filepath.Join(seed, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	// The first disk holds what the host writes to its root, so that any file system may be below the lab.
+	for _, disk := range []string{"root.img", "disk.img"} {
+		path := filepath.Join(h.dir, disk)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return err
+		}
+		if err := os.Truncate(path, diskSize); err != nil {
+			return err
+		}
+		argv := []string{"mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", path}
+		if _, err := output(groupCommand(ctx, argv...), argv); err != nil {
+			return err
+		}
+	}
+	if err := h.lab.ip(ctx, h.lab.net,
+		"link add "+h.Name+" type veth peer name eth0 netns "+fdPath(h.net),
+		"link set "+h.Name+" master br0 up"); err != nil {
+		return err
+	}
+	if err := h.lab.ip(ctx, h.net,
+		"link set lo up",
+		"addr add "+h.Address+prefix+" dev eth0",
+		"link set eth0 up",
+		"route add default via "+Address); err != nil {
+		return err
+	}
+	return h.PowerOn(ctx)
+}
+
+// startScript is run in a mount namespace of its own, with all that it mounts gone when the host is off.
+// $1 is the host's directory, $2 the shared root, then cgroups up to --, then the command that boots.
+const startScript = `set -eu
+dir=$1 lower=$2; shift 2
+while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift
+mkdir -p "$dir/write" "$dir/disk" "$dir/root"
+mount -o loop,noatime "$dir/root.img" "$dir/write"
+mount -o loop,noatime "$dir/disk.img" "$dir/disk"
+mkdir -p "$dir/write/upper" "$dir/write/work"
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$dir/write/upper,workdir=$dir/write/work" "$dir/root"
+if [ -d "$dir/seed" ]; then
+	rmdir "$dir/disk/lost+found"
+	cp -a "$dir/seed/." "$dir/root/"
+	rm -r "$dir/seed"
+fi
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs lab /run/systemd/nspawn
+exec "$@"
+`
+
+// PowerOn starts a host that is off and returns when its systemd says that it has started.
+func (h *Host) PowerOn(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.running.on() {
+		return fmt.Errorf("%s is running", h.Name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+
+	socket := filepath.Join(h.dir, "notify")
+	if err := os.RemoveAll(socket); err != nil {
+		return err
+	}
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	console, err := os.OpenFile(filepath.Join(h.dir, "console.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		notify.Close()
+		return err
+	}
+	defer console.Close()
+	cgroups, wrap, err := h.cgroups()
+	if err != nil {
+		notify.Close()
+		return err
+	}
+
+	argv := append(wrap, "unshare", "--mount", "--propagation=private", "--", "sh", "-c", startScript, "lab-host", h.dir, h.root)
+	argv = append(argv, cgroups...)
+	argv = append(argv, "--",
+		"systemd-nspawn", "--boot", "--quiet", "--directory="+filepath.Join(h.dir, "root"),
+		"--register=no", "--keep-unit", "--network-namespace-path="+fdPath(h.net),
+		"--machine="+h.Name+"-"+h.lab.ID, "--hostname="+h.Name, "--bind="+filepath.Join(h.dir, "disk")+":/mnt/disk",
+		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--notify-ready=yes",
+		"--system-call-filter=fanotify_init fanotify_mark open_by_handle_at") // a host has them; systemd-nspawn's default has not
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + socket}
+	cmd.Stdout, cmd.Stderr = console, console
+	// A group of its own: Ctrl-C is for the owner of the lab, who then powers the host off.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	m := &machine{ended: make(chan struct{}), ready: make(chan struct{}), notify: notify}
+	started := make(chan error)
+	go func() {
+		// PR_SET_PDEATHSIG counts the death of the thread, not of the process, so this one stays.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			m.err = cmd.Wait()
+			notify.Close()
+			close(m.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		notify.Close()
+		return err
+	}
+	m.pid = cmd.Process.Pid
+	h.running = m
+	if err := h.lab.run.save(func(s *runState) { s.Hosts[h.Name] = thisProcess(m.pid) }); err != nil {
+		return err
+	}
+	go h.listen(m)
+
+	select {
+	case <-m.ready:
+		return nil
+	case <-m.ended:
+		h.running = nil
+		return fmt.Errorf("%s ended while it started: %v\n%s", h.Name, m.err, h.consoleTail())
+	case <-ctx.Done():
+		return fmt.Errorf("start %s: %w\n%s", h.Name, ctx.Err(), h.consoleTail())
+	}
+}
+
+// listen follows what systemd-nspawn says of the host: systemd-nspawn(1) --notify-ready, sd_notify(3).
+// It ends when the socket is closed.
+func (h *Host) listen(m *machine) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := m.notify.Read(buf)
+		if err != nil {
+			return
+		}
+		for line := range strings.Lines(string(buf[:n])) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+			switch key {
+			case "X_NSPAWN_LEADER_PID":
+				if pid, err := strconv.Atoi(value); err == nil {
+					m.mu.Lock()
+					m.leader = pid
+					m.mu.Unlock()
+					if err := h.lab.run.save(func(s *runState) { s.Leaders[h.Name] = thisProcess(pid) }); err != nil {
+						fmt.Fprintf(h.lab.log, "lab %s: %v\n", h.lab.ID, err)
+					}
+				}
+			case "READY":
+				m.mu.Lock()
+				select {
+				case <-m.ready:
+				default:
+					close(m.ready)
+				}
+				m.mu.Unlock()
+			}
+		}
+	}
+}
+
+// cgroups returns the cgroups that a start of the host joins, and a wrapper for its command. Two hosts in
+// one cgroup would kill each other's processes: systemd in a container takes the cgroup that it finds for its own.
+func (h *Host) cgroups() (dirs, wrap []string, err error) {
+	name := "lockstep-lab-" + h.lab.ID + "-" + h.Name
+	if _, err := os.Stat("/run/systemd/system"); err == nil { // sd_booted(3): then cgroups are systemd's to give
+		return nil, []string{"systemd-run", "--scope", "--quiet", "--collect", "--unit=" + name, "--property=Delegate=yes", "--"}, nil
+	}
+	parents, err := cgroupParents()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, parent := range parents {
+		dir := filepath.Join(parent, name)
+		if err := h.lab.run.save(func(s *runState) {
+			s.CGroups = append(s.CGroups, dir)
+		}); err != nil {
+			return nil, nil, err
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, nil, fmt.Errorf("%w\nhint: in a container, start it with --privileged", err)
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil, nil
+}
+
+// cgroupParents returns this process's cgroup in the hierarchies that systemd in a host writes to: the
+// unified one and, on cgroup v1, systemd's own (cgroups(7), proc(5) mountinfo).
+func cgroupParents() ([]string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	path := func(controllers string) string {
+		for line := range strings.Lines(string(own)) {
+			if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[1] == controllers {
+				return f[2]
+			}
+		}
+		return "/"
+	}
+	var parents []string
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(mounts)) {
+		mount, super, ok := strings.Cut(line, " - ")
+		f, s := strings.Fields(mount), strings.Fields(super)
+		if !ok || len(f) < 5 || len(s) < 3 {
+			continue
+		}
+		kind, inside := "", ""
+		switch {
+		case s[0] == "cgroup2":
+			kind, inside = "cgroup2", path("")
+		case s[0] == "cgroup" && strings.Contains(s[2], "name=systemd"):
+			kind, inside = "systemd", path("name=systemd")
+		default:
+			continue
+		}
+		dir := filepath.Join(unescape(f[4]), inside)
+		if _, err := os.Stat(dir); err != nil {
+			dir = unescape(f[4]) // a mount of something below: then its top is ours
+		}
+		if !seen[kind] {
+			seen[kind] = true
+			parents = append(parents, dir)
+		}
+	}
+	return parents, nil
+}
+
+// PowerOff shuts the host down in order.
+func (h *Host) PowerOff() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stop(syscall.SIGTERM)
+}
+
+// CutPower ends the host at once: no process gets to clean up or to flush.
+func (h *Host) CutPower() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stop(syscall.SIGKILL)
+}
+
+// Reboot shuts the host down in order and starts it again.
+func (h *Host) Reboot(ctx context.Context) error {
+	if err := h.PowerOff(); err != nil {
+		return err
+	}
+	return h.PowerOn(ctx)
+}
+
+// Running says whether the power is on.
+func (h *Host) Running() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.running.on()
+}
+
+// halt is stop for a lab that ends; a host that is off already is well.
+func (h *Host) halt(how syscall.Signal) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.running.on() {
+		return nil
+	}
+	return h.stop(how)
+}
+
+func (h *Host) stop(how syscall.Signal) error {
+	m := h.running
+	if !m.on() {
+		return fmt.Errorf("%s is off", h.Name)
+	}
+	if how == syscall.SIGKILL {
+		// PID 1 first: with it every process of the host ends. systemd-nspawn follows by itself.
+		m.mu.Lock()
+		leader := m.leader
+		m.mu.Unlock()
+		if leader != 0 {
+			if err := syscall.Kill(leader, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
+			}
+		}
+	}
+	// systemd-nspawn passes SIGTERM on as SIGRTMIN+3, on which systemd powers off.
+	if err := syscall.Kill(m.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	select {
+	case <-m.ended:
+	case <-time.After(haltTimeout):
+		fmt.Fprintf(h.lab.log, "lab %s: %s does not power off, cutting its power\n", h.lab.ID, h.Name)
+		if err := syscall.Kill(m.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		<-m.ended
+	}
+	h.running = nil
+	return nil
+}
+
+func (h *Host) consoleTail() string {
+	data, err := os.ReadFile(filepath.Join(h.dir, "console.log"))
+	if err != nil {
+		return err.Error()
+	}
+	const most = 3000
+	if len(data) > most {
+		data = data[len(data)-most:]
+	}
+	return string(data)
+}
+
+// leaderPID is the host's PID 1, as this machine numbers it.
+func (h *Host) leaderPID() (int, error) {
+	h.mu.Lock()
+	m := h.running
+	h.mu.Unlock()
+	if !m.on() {
+		return 0, fmt.Errorf("%s is off", h.Name)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leader, nil
+}
+
+// Command is a program of the host, run as root by way of its namespaces: it works with the network cut
+// and without sshd, and costs a few milliseconds. To come in as an administrator would, use [Host.SSH].
+func (h *Host) Command(ctx context.Context, argv ...string) *exec.Cmd {
+	leader, err := h.leaderPID()
+	if err != nil {
+		cmd := exec.CommandContext(ctx, argv[0])
+		cmd.Err = err
+		return cmd
+	}
+	return groupCommand(ctx, enterHost(leader, argv)...)
+}
+
+func enterHost(leader int, argv []string) []string {
+	return append([]string{"nsenter", "--target=" + strconv.Itoa(leader),
+		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
+		"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb"}, argv...)
+}
+
+// Run runs [Host.Command] to its end and returns its standard output.
+func (h *Host) Run(ctx context.Context, argv ...string) (string, error) {
+	return output(h.Command(ctx, argv...), append([]string{h.Name + ":"}, argv...))
+}
+
+// Shell runs a script in the host's sh, as root, with args as $1 and so on, and returns its standard output.
+func (h *Host) Shell(ctx context.Context, script string, args ...string) (string, error) {
+	return h.Run(ctx, append([]string{"sh", "-euc", script, "sh"}, args...)...)
+}
+
+// SSH runs a command line on the host by ssh, as user, and returns its standard output.
+func (h *Host) SSH(ctx context.Context, user, command string) (string, error) {
+	return h.lab.Exec(ctx, "ssh", "-F", h.lab.SSHConfigFile(), "-l", user, h.Name, "--", command)
+}
+
+// Path is where this machine finds a path of the host while it runs. Absolute symbolic links in it lead
+// astray: the kernel resolves them from this machine's root.
+func (h *Host) Path(path string) string {
+	leader, err := h.leaderPID()
+	if err != nil {
+		return filepath.Join("/proc/0/root", path) // does not exist: whoever uses it is told so
+	}
+	return filepath.Join("/proc", strconv.Itoa(leader), "root", path)
+}
+
+// ReadFile reads a file of the host.
+func (h *Host) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	out, err := h.Run(ctx, "cat", "--", path)
+	return []byte(out), err
+}
+
+// WriteFile writes a file of the host, with the mode given and owned by root.
+func (h *Host) WriteFile(ctx context.Context, path string, data []byte, mode fs.FileMode) error {
+	return h.put(ctx, path, bytes.NewReader(data), mode)
+}
+
+// CopyTo copies a file of this machine to the host, with its mode, owned by root.
+func (h *Host) CopyTo(ctx context.Context, local, path string) error {
+	f, err := os.Open(local)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return h.put(ctx, path, f, info.Mode())
+}
+
+func (h *Host) put(ctx context.Context, path string, from io.Reader, mode fs.FileMode) error {
+	cmd := h.Command(ctx, "sh", "-euc", `cat >"$1"; chmod "$2" "$1"`, "sh", path, fmt.Sprintf("%04o", mode.Perm()))
+	cmd.Stdin = from
+	_, err := output(cmd, []string{h.Name + ":", "write", path})
+	return err
+}
