@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
+)
+
+// site is one source directory and one rsync daemon with a module for it, all below dir. The daemon is set up as lockstep
+// provisions it, with TCP_NODELAY on its side too.
+type site struct {
+	*rsynctest.Server
+	dir, src, dst string
+}
+
+func newSite(parent string) (*site, error) {
+	dir, err := os.MkdirTemp(parent, "lockstep-bench-")
+	if err != nil {
+		return nil, err
+	}
+	s := &site{dir: dir, src: filepath.Join(dir, "src"), dst: filepath.Join(dir, "dst")}
+	if err := os.Mkdir(s.src, 0o755); err != nil {
+		return nil, err
+	}
+	s.Server, err = rsynctest.Start(rsynctest.Options{Dir: dir, Path: s.dst})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+// close ends the daemon and removes everything.
+func (s *site) close() error { return errors.Join(s.Stop(), os.RemoveAll(s.dir)) }
+
+func (s *site) url() string {
+	return fmt.Sprintf("rsync://%s@%s:%d/%s/", s.User, s.Address, s.Port, s.Module)
+}
+
+// rsync runs a plain rsync from the source directory to the module and says how long it took and what CPU time it used.
+func (s *site) rsync(ctx context.Context, args ...string) (wall, cpu time.Duration, err error) {
+	args = append([]string{"--sockopts=TCP_NODELAY", "--password-file=" + s.PasswordFile}, args...)
+	cmd := exec.CommandContext(ctx, "rsync", append(args, "./", s.url())...)
+	cmd.Dir = s.src
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		return 0, 0, fmt.Errorf("rsync %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return time.Since(start), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
+}
+
+// contender is a program that replicates a site.
+type contender struct {
+	name string
+	// start begins replication of the site; the process ends with its context.
+	start func(ctx context.Context, s *site) (*exec.Cmd, error)
+	// ready blocks until live changes are noticed. It may use what start left in the site's directory.
+	ready func(ctx context.Context, s *site) error
+}
+
+func lockstep(binary, name string, definition ...string) contender {
+	return contender{
+		name: name,
+		start: func(ctx context.Context, s *site) (*exec.Cmd, error) {
+			lines := append([]string{
+				"name: bench",
+				"source: {host: localhost, path: " + s.src + "}",
+				"backup: {host: 127.0.0.1, path: " + s.dst + ", module: " + s.Module + ", port: " + strconv.Itoa(s.Port) + "}",
+				"auth: {user: " + s.User + "}",
+			}, definition...)
+			file := filepath.Join(s.dir, "pair.yaml")
+			if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+				return nil, err
+			}
+			for _, d := range []string{"state", "run"} {
+				if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
+					return nil, err
+				}
+			}
+			cmd := exec.CommandContext(ctx, binary, "run", "--definition", file, "--password-file", s.PasswordFile,
+				"--state-dir", filepath.Join(s.dir, "state"), "--runtime-dir", filepath.Join(s.dir, "run"))
+			return cmd, startQuietly(cmd, filepath.Join(s.dir, "lockstep.log"))
+		},
+		ready: func(ctx context.Context, s *site) error {
+			return poll(ctx, 60*time.Second, func() error {
+				st, err := lockstepStatus(ctx, binary, s)
+				if err == nil && st.State != "in step" {
+					err = fmt.Errorf("lockstep is %q", st.State)
+				}
+				return err
+			})
+		},
+	}
+}
+
+// status is what the benchmark reads of `lockstep status --json`.
+type status struct {
+	State string `json:"state"`
+	Watch struct {
+		Backend string `json:"backend"`
+	} `json:"watch"`
+}
+
+func lockstepStatus(ctx context.Context, binary string, s *site) (status, error) {
+	var st status
+	// The exit status tells the state; the JSON is printed in any state.
+	out, err := exec.CommandContext(ctx, binary, "status", "--json", "--runtime-dir", filepath.Join(s.dir, "run")).Output()
+	if len(out) == 0 {
+		return st, err
+	}
+	return st, json.Unmarshal(out, &st)
+}
+
+func lsyncd() contender {
+	return contender{
+		name: "lsyncd",
+		start: func(ctx context.Context, s *site) (*exec.Cmd, error) {
+			conf := filepath.Join(s.dir, "lsyncd.lua")
+			text := fmt.Sprintf(`settings { nodaemon = true, statusFile = %q, statusInterval = 1 }
+sync { default.rsync, delay = 1, source = %q, target = %q, rsync = { archive = true, password_file = %q } }
+`, filepath.Join(s.dir, "lsyncd.status"), s.src, s.url(), s.PasswordFile)
+			if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+				return nil, err
+			}
+			cmd := exec.CommandContext(ctx, "lsyncd", "-nodaemon", conf)
+			return cmd, startQuietly(cmd, filepath.Join(s.dir, "lsyncd.log"))
+		},
+		ready: func(ctx context.Context, s *site) error { return probe(ctx, s) },
+	}
+}
+
+func startQuietly(cmd *exec.Cmd, log string) error {
+	f, err := os.Create(log)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	cmd.Stdout, cmd.Stderr = f, f
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd.Start()
+}
+
+// probe makes a file and waits until it has arrived, then removes it and waits until that has arrived too.
+func probe(ctx context.Context, s *site) error {
+	const name = "bench-probe"
+	if err := os.WriteFile(filepath.Join(s.src, name), []byte("probe"), 0o644); err != nil {
+		return err
+	}
+	if err := poll(ctx, 60*time.Second, func() error { _, err := os.Lstat(filepath.Join(s.dst, name)); return err }); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(s.src, name)); err != nil {
+		return err
+	}
+	return poll(ctx, 60*time.Second, func() error {
+		if _, err := os.Lstat(filepath.Join(s.dst, name)); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%s is still on the backup", name)
+		}
+		return nil
+	})
+}
+
+func poll(ctx context.Context, limit time.Duration, check func() error) error {
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("after %v: %w", limit, err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// usage is what a process and its ended children have used: proc_pid_stat(5) fields 14 to 17, and VmHWM, VmRSS.
+type usage struct {
+	cpu       time.Duration
+	peak, rss int64 // bytes
+}
+
+func usageOf(pid int) (usage, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return usage{}, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	var ticks int64
+	for _, f := range fields[11:15] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return usage{}, err
+		}
+		ticks += n
+	}
+	u := usage{cpu: time.Duration(ticks) * time.Second / 100} // USER_HZ is 100 on every Linux that Go supports
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return usage{}, err
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kb); n == 1 {
+			u.peak = kb << 10
+		}
+		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kb); n == 1 {
+			u.rss = kb << 10
+		}
+	}
+	return u, nil
+}
