@@ -60,6 +60,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"completion", "bash|zsh|fish", "print a completion script for a shell", runCompletion},
+		{"filter", "test --exclude PATTERN PATH", "which paths do exclude patterns leave out", runFilter},
 		{"version", "", "print the version", runVersion},
 	}
 }
