@@ -7,6 +7,7 @@ package lab
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,5 +90,20 @@ func TestRemovalStopsAtAMountThatIsNotTheLabs(t *testing.T) {
 	}
 	if got := unescape(`/a\040b\134`); got != `/a b\` {
 		t.Errorf("unescape: %q", got)
+	}
+}
+
+// The Makefile must install what Check asks for, before there is a Go to ask it.
+func TestDepsInstallWhatTheLabNeeds(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile("../../../.ci/deps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.FieldsFunc(string(script), func(r rune) bool { return strings.ContainsRune(" \t\n()", r) })
+	for _, tool := range tools {
+		if entry := tool.program + "=" + tool.pkg; !slices.Contains(words, entry) {
+			t.Errorf(".ci/deps does not name %s", entry)
+		}
 	}
 }

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists the targets. Everything that is made goes to build/.
+
+SHELL       := /bin/bash -o pipefail
+.SHELLFLAGS := -euc
+export PATH := $(CURDIR)/build/tools:$(PATH):/usr/local/go/bin
+
+# Without a tag to describe, a version that is older than every release.
+VERSION := $(or $(shell git -c safe.directory='*' describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | sed s/^v//),$(shell echo "0.0.0-dev.$$(git -c safe.directory='*' rev-parse --short HEAD 2>/dev/null || echo none)"))
+# Terraform takes no pre-release from a mirror unless asked for by name.
+MIRROR_VERSION := $(firstword $(subst -, ,$(VERSION)))
+STATICCHECK_VERSION := v0.8.2
+
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+PLATFORM  = $(shell go env GOOS)_$(shell go env GOARCH)
+MIRROR   := build/mirror/registry.terraform.io/lockstep-sync/lockstep/$(MIRROR_VERSION)
+LABCTL   := build/labctl
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build mirror lab demo test test-unit test-lab check clean
+
+help: ## this list
+	@printf 'lockstep %s\n\n' '$(VERSION)'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+deps: ## install what is missing to build, test and demonstrate (as root; otherwise says what)
+	@.ci/deps test
+
+build: ## lockstep and the Terraform provider, into build/
+	@.ci/deps build
+	@mkdir -p build
+	GOOS=linux GOARCH=amd64 $(GO_BUILD) -o build/lockstep_linux_amd64 ./cmd/lockstep
+	GOOS=linux GOARCH=arm64 $(GO_BUILD) -o build/lockstep_linux_arm64 ./cmd/lockstep
+	$(GO_BUILD) -o build/lockstep ./cmd/lockstep
+	$(GO_BUILD) -o build/terraform-provider-lockstep ./cmd/terraform-provider-lockstep
+
+# The binaries that the provider uploads to hosts lie beside it, as in its release archive.
+mirror: build ## what was built as a Terraform filesystem mirror, with build/terraform.rc to use it
+	@rm -rf build/mirror && mkdir -p $(MIRROR)/$(PLATFORM)
+	@cp build/lockstep_linux_amd64 build/lockstep_linux_arm64 $(MIRROR)/$(PLATFORM)/
+	@cp build/terraform-provider-lockstep $(MIRROR)/$(PLATFORM)/terraform-provider-lockstep_v$(MIRROR_VERSION)
+	@printf '%s\n' 'disable_checkpoint = true' 'provider_installation {' '  filesystem_mirror {' \
+		'    path    = "$(CURDIR)/build/mirror"' '    include = ["registry.terraform.io/lockstep-sync/*"]' '  }' '}' >build/terraform.rc
+
+$(LABCTL): $(wildcard agent/internal/lab/*.go agent/internal/lab/labctl/*.go)
+	@mkdir -p build
+	@go build -buildvcs=false -o $@ ./agent/internal/lab/labctl
+
+lab: deps ## boot two systemd hosts, nfs01 and backup, and keep them until Ctrl-C (root)
+	@$(MAKE) --no-print-directory $(LABCTL)
+	@$(LABCTL) check || { echo 'run: sudo make lab'; exit 1; }
+	@exec $(LABCTL) up
+
+demo: ## the whole story in two minutes: apply, follow, drift, heal, destroy (root)
+	@if [ "$$(id -u)" != 0 ]; then \
+		printf '%s\n' 'The demo boots two hosts and needs root:' '    sudo make demo' \
+			'Without root, the same on one machine, with the replication alone:' '    make build && build/lockstep demo'; exit 1; fi
+	@$(MAKE) --no-print-directory deps mirror
+	@go build -buildvcs=false -o build/demo ./agent/internal/lab/demo
+	@if [ -n "$${SUDO_UID:-}" ]; then chown -R "$$SUDO_UID:$$SUDO_GID" build; fi
+	@exec build/demo
+
+test: deps build check-format ## everything that CI runs: build, vet, format, unit tests with -race, lab tests
+	go vet ./...
+	go vet -tags integration ./...
+	@$(MAKE) --no-print-directory test-unit test-lab
+
+.PHONY: check-format check-generated
+check-format:
+	@unformatted=$$(gofmt -l agent cmd provider packaging examples 2>/dev/null); \
+		[ -z "$$unformatted" ] || { printf 'gofmt these:\n%s\n' "$$unformatted"; exit 1; }
+
+test-unit: ## tests that need neither root nor network, with the race detector
+	@echo 'unit tests'
+	@go test -race -json ./... | go run ./agent/internal/lab/testreport
+
+# Packages with tests that want root, systemd or the lab.
+INTEGRATION = $(shell grep -rlE '^//go:build .*\bintegration\b' --include='*_test.go' agent cmd provider | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
+
+test-lab: mirror ## tests in the lab (root; skipped by name without)
+	@echo 'lab tests'
+	@go test -tags integration -count=1 -p 1 -timeout 20m -json $(INTEGRATION) | go run ./agent/internal/lab/testreport -v
+
+check: check-format check-generated ## format, vet, staticcheck, generated files
+	go vet ./...
+	go vet -tags integration ./...
+	@if command -v staticcheck >/dev/null; then set -x; staticcheck -tags integration ./...; \
+		else set -x; go run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) -tags integration ./...; fi
+
+check-generated:
+	@before=$$(git diff; git status --porcelain); go generate ./...; \
+		[ "$$before" = "$$(git diff; git status --porcelain)" ] || \
+		{ echo 'go generate ./... changes files: commit what it makes'; git status --short; exit 1; }
+
+clean: ## remove build/; the lab's cached root stays: labctl says where
+	rm -rf build dist
