@@ -49,17 +49,22 @@ type Host struct {
 	running *machine // nil while the power is off
 }
 
-// machine is one start of a host, until the power is off again.
+// machine is a host with its power on. Its goroutines end when systemd-nspawn has ended.
 type machine struct {
-	pid    int           // systemd-nspawn
-	ended  chan struct{} // closed when systemd-nspawn has ended, err is set before
+	ended  chan struct{} // closed when the power is off; err is set before
 	err    error
+	ready  chan struct{} // closed when systemd first says that the host has started
 	notify *net.UnixConn
 
-	mu     sync.Mutex
-	leader int           // the host's PID 1 as this machine numbers it; changes when the host reboots itself
-	ready  chan struct{} // closed when systemd says that the host has started
+	mu       sync.Mutex
+	nspawn   process // another one after the host rebooted itself
+	leader   process // the host's PID 1 as this machine numbers it
+	stopping bool    // the power is being turned off, so a reboot does not turn it on again
 }
+
+// exitReboot is systemd-nspawn's way, with --keep-unit, to ask to be started again (systemd.exec(5),
+// exit status 133).
+const exitReboot = 133
 
 // on says whether the power is on; a host may also have powered itself off.
 func (m *machine) on() bool {
@@ -144,12 +149,12 @@ func (h *Host) boot(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := h.lab.ip(ctx, h.lab.net,
+	if err := ip(ctx, fdPath(h.lab.net),
 		"link add "+h.Name+" type veth peer name eth0 netns "+fdPath(h.net),
 		"link set "+h.Name+" master br0 up"); err != nil {
 		return err
 	}
-	if err := h.lab.ip(ctx, h.net,
+	if err := ip(ctx, fdPath(h.net),
 		"link set lo up",
 		"addr add "+h.Address+prefix+" dev eth0",
 		"link set eth0 up",
@@ -202,10 +207,10 @@ func (h *Host) PowerOn(ctx context.Context) error {
 		notify.Close()
 		return err
 	}
-	defer console.Close()
 	cgroups, wrap, err := h.cgroups()
 	if err != nil {
 		notify.Close()
+		console.Close()
 		return err
 	}
 
@@ -217,32 +222,38 @@ func (h *Host) PowerOn(ctx context.Context) error {
 		"--machine="+h.Name+"-"+h.lab.ID, "--hostname="+h.Name, "--bind="+filepath.Join(h.dir, "disk")+":/mnt/disk",
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--notify-ready=yes",
 		"--system-call-filter=fanotify_init fanotify_mark open_by_handle_at") // a host has them; systemd-nspawn's default has not
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + socket}
-	cmd.Stdout, cmd.Stderr = console, console
-	// A group of its own: Ctrl-C is for the owner of the lab, who then powers the host off.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m := &machine{ended: make(chan struct{}), ready: make(chan struct{}), notify: notify}
 	started := make(chan error)
 	go func() {
+		defer close(m.ended)
+		defer notify.Close()
+		defer console.Close()
 		// PR_SET_PDEATHSIG counts the death of the thread, not of the process, so this one stays.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			m.err = cmd.Wait()
-			notify.Close()
-			close(m.ended)
+		for first := true; ; first = false {
+			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + socket}
+			cmd.Stdout, cmd.Stderr = console, console
+			// A group of its own: Ctrl-C is for the owner of the lab, who then powers the host off.
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+			err := m.start(cmd)
+			if err == nil {
+				err = h.lab.run.save(func(s *runState) { s.Hosts[h.Name] = m.nspawn })
+			}
+			if first {
+				started <- err
+			}
+			if err == nil {
+				err = cmd.Wait()
+			}
+			if m.err = err; cmd.ProcessState.ExitCode() != exitReboot {
+				return
+			}
 		}
 	}()
-	if err := <-started; err != nil {
-		notify.Close()
-		return err
-	}
-	m.pid = cmd.Process.Pid
 	h.running = m
-	if err := h.lab.run.save(func(s *runState) { s.Hosts[h.Name] = thisProcess(m.pid) }); err != nil {
+	if err := <-started; err != nil {
 		return err
 	}
 	go h.listen(m)
@@ -251,11 +262,38 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	case <-m.ready:
 		return nil
 	case <-m.ended:
-		h.running = nil
 		return fmt.Errorf("%s ended while it started: %v\n%s", h.Name, m.err, h.consoleTail())
 	case <-ctx.Done():
 		return fmt.Errorf("start %s: %w\n%s", h.Name, ctx.Err(), h.consoleTail())
 	}
+}
+
+// start starts systemd-nspawn, unless the power is being turned off.
+func (m *machine) start(cmd *exec.Cmd) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopping {
+		return errors.New("the power was turned off")
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	m.nspawn = thisProcess(cmd.Process.Pid)
+	return nil
+}
+
+// kill ends systemd-nspawn and, if how is SIGKILL, before it the host's PID 1 and with that every process of the host.
+// On SIGTERM systemd-nspawn asks the host's systemd to power off.
+func (m *machine) kill(how syscall.Signal) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stopping = true
+	if how == syscall.SIGKILL {
+		if err := m.leader.kill(how); err != nil {
+			return err
+		}
+	}
+	return m.nspawn.kill(how)
 }
 
 // listen follows what systemd-nspawn says of the host: systemd-nspawn(1) --notify-ready, sd_notify(3).
@@ -272,10 +310,11 @@ func (h *Host) listen(m *machine) {
 			switch key {
 			case "X_NSPAWN_LEADER_PID":
 				if pid, err := strconv.Atoi(value); err == nil {
+					leader := thisProcess(pid)
 					m.mu.Lock()
-					m.leader = pid
+					m.leader = leader
 					m.mu.Unlock()
-					if err := h.lab.run.save(func(s *runState) { s.Leaders[h.Name] = thisProcess(pid) }); err != nil {
+					if err := h.lab.run.save(func(s *runState) { s.Leaders[h.Name] = leader }); err != nil {
 						fmt.Fprintf(h.lab.log, "lab %s: %v\n", h.lab.ID, err)
 					}
 				}
@@ -410,32 +449,18 @@ func (h *Host) stop(how syscall.Signal) error {
 	if !m.on() {
 		return fmt.Errorf("%s is off", h.Name)
 	}
-	if how == syscall.SIGKILL {
-		// PID 1 first: with it every process of the host ends. systemd-nspawn follows by itself.
-		m.mu.Lock()
-		leader := m.leader
-		m.mu.Unlock()
-		if leader != 0 {
-			if err := syscall.Kill(leader, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return err
-			}
-		}
-	}
-	// systemd-nspawn passes SIGTERM on as SIGRTMIN+3, on which systemd powers off.
-	if err := syscall.Kill(m.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := m.kill(how); err != nil {
 		return err
 	}
 	select {
 	case <-m.ended:
+		return nil
 	case <-time.After(haltTimeout):
-		fmt.Fprintf(h.lab.log, "lab %s: %s does not power off, cutting its power\n", h.lab.ID, h.Name)
-		if err := syscall.Kill(m.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return err
-		}
-		<-m.ended
 	}
-	h.running = nil
-	return nil
+	fmt.Fprintf(h.lab.log, "lab %s: %s does not power off, cutting its power\n", h.lab.ID, h.Name)
+	err := m.kill(syscall.SIGKILL)
+	<-m.ended
+	return err
 }
 
 func (h *Host) consoleTail() string {
@@ -460,7 +485,7 @@ func (h *Host) leaderPID() (int, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.leader, nil
+	return m.leader.PID, nil
 }
 
 // Command is a program of the host, run as root by way of its namespaces: it works with the network cut

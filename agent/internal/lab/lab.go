@@ -224,7 +224,7 @@ func (l *Lab) makeNetwork(ctx context.Context) (err error) {
 	if l.net, err = newNetNS(); err != nil {
 		return err
 	}
-	return l.ip(ctx, l.net,
+	return ip(ctx, fdPath(l.net),
 		"link set lo up",
 		"link add br0 type bridge forward_delay 0",
 		"addr add "+Address+prefix+" dev br0",
@@ -232,8 +232,8 @@ func (l *Lab) makeNetwork(ctx context.Context) (err error) {
 }
 
 // ip runs lines of ip(8) commands in a network namespace.
-func (l *Lab) ip(ctx context.Context, net *os.File, lines ...string) error {
-	cmd := groupCommand(ctx, "nsenter", "--net="+fdPath(net), "--", "ip", "-batch", "-")
+func ip(ctx context.Context, net string, lines ...string) error {
+	cmd := groupCommand(ctx, "nsenter", "--net="+net, "--", "ip", "-batch", "-")
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	_, err := output(cmd, []string{"ip", strings.Join(lines, "; ")})
 	return err

@@ -149,6 +149,20 @@ func TestWhatIsWrittenOutlivesAReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, h, "test", "-e", "/data/there")
+
+	// The host may also do it by itself.
+	before, err := h.leaderPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, h, "systemctl", "--no-block", "reboot")
+	eventually(t, "reboot by itself", func() error {
+		if now, err := h.leaderPID(); err != nil || now == before {
+			return fmt.Errorf("PID 1 is still %d: %v", now, err)
+		}
+		_, err := h.SSH(t.Context(), "root", "test -e /data/there")
+		return err
+	})
 }
 
 func TestFaultsComeAndGo(t *testing.T) {

@@ -51,6 +51,17 @@ func thisProcess(pid int) process { return process{pid, startTime(pid)} }
 
 func (p process) alive() bool { return p.PID > 0 && p.Start != "" && startTime(p.PID) == p.Start }
 
+// kill sends a signal to the process if it lives.
+func (p process) kill(sig syscall.Signal) error {
+	if !p.alive() {
+		return nil
+	}
+	if err := syscall.Kill(p.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("kill pid %d: %w", p.PID, err)
+	}
+	return nil
+}
+
 // startTime is "" for a process that is gone or a zombie.
 func startTime(pid int) string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -199,10 +210,8 @@ func clearRun(run string, state runState) error {
 		all = append(all, p)
 	}
 	for _, p := range all {
-		if p.alive() {
-			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("kill pid %d: %w", p.PID, err)
-			}
+		if err := p.kill(syscall.SIGKILL); err != nil {
+			return err
 		}
 	}
 	deadline := time.Now().Add(10 * time.Second)

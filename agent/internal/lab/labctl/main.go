@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"github.com/lockstep-sync/lockstep/agent/internal/lab"
@@ -25,6 +26,9 @@ const usage = `usage: labctl [-dir DIR] [-lab ID] COMMAND
   ssh HOST [COMMAND]   log in to a host of a running lab as ops, with sudo allowed
   enter HOST [ARG...]  a root shell or command on a host without ssh: works when its network is cut
   exec COMMAND ARG...  run a command of this machine on a running lab's link
+  cut HOST             pull the network cable of a host
+  drop HOST [PORT...]  packets for these TCP ports of a host, or for any, vanish without an answer
+  restore HOST         undo cut and drop
   list                 the labs that run
   clean                clear away what killed labs left behind
   check                say whether a lab can boot here
@@ -115,6 +119,25 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		return become(argv)
+	}
+	if len(args) == 0 && (command == "cut" || command == "drop" || command == "restore") {
+		return fmt.Errorf("%s: which host? nfs01 or backup", command)
+	}
+	switch command {
+	case "cut":
+		return found.CutOff(ctx, args[0])
+	case "restore":
+		return found.Restore(ctx, args[0])
+	case "drop":
+		var ports []int
+		for _, arg := range args[1:] {
+			port, err := strconv.ParseUint(arg, 10, 16)
+			if err != nil {
+				return fmt.Errorf("drop: %q is no port", arg)
+			}
+			ports = append(ports, int(port))
+		}
+		return found.BlackHole(ctx, args[0], ports...)
 	}
 	return fmt.Errorf("unknown command %q", command)
 }
