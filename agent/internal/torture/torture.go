@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
+)
+
+// Options says what to run.
+type Options struct {
+	Binary     string // the lockstep binary
+	Dir        string // where source, backup and everything else are made; removed after a success
+	Seed       uint64
+	Steps      int           // operations
+	Faults     bool          // kill, stop and cut what runs, now and then
+	Definition []string      // further lines of the pair definition, as in "watch: {backend: inotify}"
+	Settle     time.Duration // how long after the last operation and fault the trees may take to be equal; default 60 s
+	Verbose    func(format string, args ...any)
+}
+
+// Outcome is what one run did.
+type Outcome struct {
+	Operations, Faults int
+	Settled            time.Duration // from the last operation to equal trees
+	Files              int           // descriptors that the agent had open in the end
+	RSS                int64         // bytes, in the end
+}
+
+// A Failure is a broken promise of the mirror: everything a person needs to see and to repeat it.
+type Failure struct {
+	Seed  uint64
+	What  string
+	Diffs []rsynctest.Difference
+	Log   []string // the last operations and faults
+	Dir   string   // left in place
+}
+
+func (f *Failure) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %s", f.Seed, f.What)
+	for i, d := range f.Diffs {
+		if i == 10 {
+			fmt.Fprintf(&b, "\n  … and %d more", len(f.Diffs)-i)
+			break
+		}
+		fmt.Fprintf(&b, "\n  %v", d)
+	}
+	fmt.Fprintf(&b, "\nlast operations:\n  %s\nleft in %s", strings.Join(f.Log, "\n  "), f.Dir)
+	return b.String()
+}
+
+// run is one history against one pair.
+type run struct {
+	opts   Options
+	rnd    *rand.Rand // for faults, so that the history does not depend on them
+	h      *history
+	server *rsynctest.Server
+	src    string
+	dst    string
+	agent  *exec.Cmd
+	waited chan struct{}
+	faults int
+
+	mu   sync.Mutex
+	log  []string
+	lost []string // pinned files that were seen to go
+}
+
+// Run runs one history and returns a *Failure when a promise was broken.
+func Run(ctx context.Context, opts Options) (out Outcome, err error) {
+	if opts.Settle == 0 {
+		opts.Settle = 60 * time.Second
+	}
+	r := &run{opts: opts, rnd: rand.New(rand.NewPCG(opts.Seed, 2)), src: filepath.Join(opts.Dir, "src"), dst: filepath.Join(opts.Dir, "dst")}
+	outside := filepath.Join(opts.Dir, "outside")
+	for _, d := range []string{r.src, outside, filepath.Join(opts.Dir, "state"), filepath.Join(opts.Dir, "run")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return out, err
+		}
+	}
+	r.h = newHistory(opts.Seed, r.src, outside, r.note)
+	pinned, err := r.h.pin(30)
+	if err != nil {
+		return out, err
+	}
+	for range 40 { // something is there before the agent starts
+		if err := r.h.step(); err != nil {
+			return out, err
+		}
+	}
+	if r.server, err = rsynctest.Start(rsynctest.Options{Dir: opts.Dir, Path: r.dst}); err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, r.server.Kill()) }()
+	if err := r.startAgent(ctx); err != nil {
+		return out, err
+	}
+	defer func() {
+		r.signalAgent(syscall.SIGKILL)
+		var failure *Failure
+		if err == nil {
+			err = os.RemoveAll(opts.Dir)
+		} else if !errors.As(err, &failure) {
+			err = fmt.Errorf("seed %d: %w\nleft in %s", opts.Seed, err, opts.Dir)
+		}
+	}()
+	if diffs := r.settle(ctx, opts.Settle); diffs != nil {
+		return out, r.fail("not equal after the start", diffs)
+	}
+	watcher, err := r.watchPinned(pinned)
+	if err != nil {
+		return out, err
+	}
+	for range opts.Steps {
+		if err := ctx.Err(); err != nil {
+			return out, err
+		}
+		if err := r.h.step(); err != nil {
+			return out, fmt.Errorf("operation: %w", err)
+		}
+		if opts.Faults && r.rnd.IntN(opts.Steps/4+1) == 0 {
+			if err := r.fault(ctx); err != nil {
+				return out, fmt.Errorf("fault: %w", err)
+			}
+		}
+		if r.rnd.IntN(10) == 0 { // bursts and pauses, not a metronome
+			time.Sleep(time.Duration(r.rnd.IntN(30)) * time.Millisecond)
+		}
+		out.Operations++
+	}
+	end := time.Now()
+	if diffs := r.settle(ctx, opts.Settle); diffs != nil {
+		return out, r.fail("not equal after the end", diffs)
+	}
+	out.Settled, out.Faults = time.Since(end), r.faults
+	if err := watcher.Close(); err != nil {
+		return out, err
+	}
+	r.mu.Lock()
+	lost := r.lost
+	r.mu.Unlock()
+	if len(lost) > 0 {
+		return out, r.fail(fmt.Sprintf("files that nobody touched were missing on the backup for a while: %q", lost), nil)
+	}
+	out.Files, out.RSS = r.footprint()
+	return out, nil
+}
+
+func (r *run) note(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	if r.opts.Verbose != nil {
+		r.opts.Verbose("%s", line)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.log = append(r.log, line); len(r.log) > 60 {
+		r.log = r.log[1:]
+	}
+}
+
+func (r *run) fail(what string, diffs []rsynctest.Difference) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, err := r.status(context.Background()); err == nil {
+		what += "; status " + st
+	} else {
+		what += "; status: " + err.Error()
+	}
+	return &Failure{Seed: r.opts.Seed, What: what, Diffs: diffs, Log: r.log, Dir: r.opts.Dir}
+}
+
+func (r *run) startAgent(ctx context.Context) error {
+	definition := filepath.Join(r.opts.Dir, "pair.yaml")
+	lines := append([]string{
+		"name: torture",
+		"source: {host: localhost, path: " + r.src + "}",
+		"backup: {host: " + r.server.Address + ", path: " + r.dst + ", port: " + strconv.Itoa(r.server.Port) + ", module: " + r.server.Module + "}",
+		"auth: {user: " + r.server.User + "}",
+		"retry: {initial: 100ms, max: 2s}",
+		// The guard has tests of its own; here every deletion has to arrive.
+		"delete: {max_files: 1000000, max_percent: 100}",
+	}, r.opts.Definition...)
+	if err := os.WriteFile(definition, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(r.opts.Dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(ctx, r.opts.Binary, "run", "--definition", definition, "--password-file", r.server.PasswordFile,
+		"--state-dir", filepath.Join(r.opts.Dir, "state"), "--runtime-dir", filepath.Join(r.opts.Dir, "run"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	waited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it ends by our signal
+		close(waited)
+	}()
+	r.agent, r.waited = cmd, waited
+	return nil
+}
+
+// signalAgent ends the agent and returns when it is gone.
+func (r *run) signalAgent(sig syscall.Signal) {
+	if err := r.agent.Process.Signal(sig); err != nil {
+		return // gone already
+	}
+	<-r.waited
+}
+
+// fault breaks something for a moment. What it breaks is whole again when it returns, or restarted.
+func (r *run) fault(ctx context.Context) error {
+	r.faults++
+	pause := time.Duration(50+r.rnd.IntN(400)) * time.Millisecond
+	during := func(n int) error { // the history goes on while something is broken
+		for range n {
+			if err := r.h.step(); err != nil {
+				return err
+			}
+		}
+		time.Sleep(pause)
+		return nil
+	}
+	switch r.rnd.IntN(7) {
+	case 0:
+		r.note("FAULT kill -9 the agent")
+		r.signalAgent(syscall.SIGKILL)
+		return errors.Join(during(10), r.startAgent(ctx))
+	case 1:
+		r.note("FAULT terminate and restart the agent")
+		r.signalAgent(syscall.SIGTERM)
+		return errors.Join(during(5), r.startAgent(ctx))
+	case 2:
+		r.note("FAULT kill -9 the daemon and its connections")
+		if err := r.server.Kill(); err != nil {
+			return err
+		}
+		return errors.Join(during(20), r.server.Start())
+	case 3:
+		r.note("FAULT kill -9 the connections")
+		return r.server.KillConnections()
+	case 4:
+		r.note("FAULT stop the agent with SIGSTOP for %v", pause)
+		return errors.Join(r.agent.Process.Signal(syscall.SIGSTOP), during(30), r.agent.Process.Signal(syscall.SIGCONT))
+	case 5:
+		r.note("FAULT the module is read only for a while")
+		return errors.Join(r.server.Configure("read only = yes", "write only = no"), during(15), r.server.Configure())
+	default:
+		r.note("FAULT stop the daemon with SIGSTOP for %v", pause)
+		pid := r.server.PID()
+		return errors.Join(syscall.Kill(-pid, syscall.SIGSTOP), during(10), syscall.Kill(-pid, syscall.SIGCONT))
+	}
+}
+
+// settle waits until both trees are equal and the agent says so; it gives the differences when they do not become so in time.
+func (r *run) settle(ctx context.Context, limit time.Duration) []rsynctest.Difference {
+	var diffs []rsynctest.Difference
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+		var err error
+		if diffs, err = rsynctest.Compare(r.src, r.dst, rsynctest.CompareOptions{}); err != nil {
+			diffs = []rsynctest.Difference{{What: err.Error()}}
+			continue
+		}
+		st, err := r.status(ctx)
+		if len(diffs) == 0 && err == nil && st == "in step" {
+			return nil
+		}
+		if len(diffs) == 0 {
+			diffs = []rsynctest.Difference{{What: fmt.Sprintf("the trees are equal, but the status is %q (%v)", st, err)}}
+		} else if st == "in step" {
+			// The status may be older than the comparison, so this is only wrong when it lasts.
+			diffs = append(diffs, rsynctest.Difference{What: "the status is in step all the same"})
+		}
+	}
+	return diffs
+}
+
+func (r *run) status(ctx context.Context) (string, error) {
+	// The exit status tells the state; the JSON is printed in any state.
+	out, err := exec.CommandContext(ctx, r.opts.Binary, "status", "--json", "--runtime-dir", filepath.Join(r.opts.Dir, "run")).Output()
+	if len(out) == 0 {
+		return "", err
+	}
+	var st struct {
+		State string `json:"state"`
+	}
+	err = json.Unmarshal(out, &st)
+	return st.State, err
+}
+
+// watchPinned notes when a pinned file goes from the backup, if only for a moment.
+func (r *run) watchPinned(pinned []string) (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewBufferedWatcher(4096)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for _, p := range pinned {
+		names[filepath.Join(r.dst, p)] = true
+		if err := w.Add(filepath.Join(r.dst, filepath.Dir(p))); err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+	}
+	go func() {
+		for ev := range w.Events {
+			if names[ev.Name] && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)) {
+				r.mu.Lock()
+				r.lost = append(r.lost, ev.String())
+				r.mu.Unlock()
+			}
+		}
+	}()
+	return w, nil
+}
+
+// footprint is what the agent holds in the end: for a soak, where it must not grow.
+func (r *run) footprint() (files int, rss int64) {
+	dir := filepath.Join("/proc", strconv.Itoa(r.agent.Process.Pid))
+	if entries, err := os.ReadDir(filepath.Join(dir, "fd")); err == nil {
+		files = len(entries)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "status")); err == nil {
+		for _, line := range strings.Split(string(text), "\n") {
+			if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &rss); n == 1 {
+				rss <<= 10
+			}
+		}
+	}
+	return files, rss
+}
