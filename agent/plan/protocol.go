@@ -16,7 +16,20 @@ const (
 )
 
 // Request is what a front end writes, as JSON, to the standard input of
-// `lockstep plan|apply|read|destroy --role ROLE --json`.
+// `lockstep plan|apply|read|destroy --role ROLE --json`. Read and destroy need the pair's name only; read then
+// compares the host with the definition that is stored there.
+//
+// A front end that makes a pair calls, in this order:
+//
+//  1. plan on the source host, then plan on the backup host, and goes on only if both have no problems
+//  2. apply with prepare on the source host: answers public_key, having made the host's key if it had none
+//  3. apply with recipient (and password, rotate) on the backup host: answers sealed_password and fingerprint
+//  4. apply with sealed_password (and the same password) on the source host: answers fingerprint
+//  5. apply with that fingerprint on the backup host: ends a rotation, and otherwise changes nothing
+//
+// The same calls heal and update a pair. The sealed password is to be relayed also when the user gave the
+// password: it carries the user name and what the fingerprint is made with. When the read (or plan) of either
+// side answers other fingerprints, or an empty one, steps 2 to 5 mend it.
 type Request struct {
 	Protocol int       `json:"protocol"`
 	Pair     pair.Pair `json:"pair"`
@@ -29,6 +42,9 @@ type Request struct {
 	// Fingerprint is the other side's keyed fingerprint. The backup host compares it with its own; when its
 	// newest generation matches, `apply` drops the older generations that a rotation kept valid.
 	Fingerprint string `json:"fingerprint,omitempty"`
+	// Prepare makes `apply` on the source host stop after it has made sure of the host's key: the reply has
+	// public_key, and nothing else is looked at.
+	Prepare bool `json:"prepare,omitempty"`
 	// Rotate makes a new password generation even though a valid one exists (backup role only).
 	Rotate bool `json:"rotate,omitempty"`
 }
@@ -42,14 +58,14 @@ type Reply struct {
 	// Source: definition, secret, unit, service, limits, source_dir.
 	// Backup: definition, module, secrets, daemon, directory.
 	Checks map[string]string `json:"checks"`
-	// Exists is whether this host holds any object of the pair.
+	// Exists is whether this host holds any object of the pair in this role.
 	Exists bool `json:"exists"`
 	// Pair is the definition as stored on this host; nil when there is none. For import.
 	Pair           *pair.Pair        `json:"pair,omitempty"`
 	PublicKey      string            `json:"public_key,omitempty"`
 	SealedPassword string            `json:"sealed_password,omitempty"`
 	Fingerprint    string            `json:"fingerprint,omitempty"`
-	Versions       map[string]string `json:"versions,omitempty"` // lockstep, rsync, systemd, kernel, os
+	Versions       map[string]string `json:"versions,omitempty"` // lockstep, rsync, systemd, kernel, os, arch
 	Remaining      int               `json:"remaining"`          // pairs of any role left on this host after destroy
 	Problems       []pair.Problem    `json:"problems,omitempty"`
 }

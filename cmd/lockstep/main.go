@@ -61,6 +61,11 @@ func commands() []command {
 	return []command{
 		{"completion", "bash|zsh|fish", "print a completion script for a shell", runCompletion},
 		{"filter", "test --exclude PATTERN PATH", "which paths do exclude patterns leave out", runFilter},
+		{"plan", "--role ROLE [--definition FILE]", "show what apply would change on this host", runPlan},
+		{"apply", "--role ROLE [--definition FILE]", "make this host what the pair definition says", runApply},
+		{"read", "--role ROLE [NAME]", "show what this host has of a pair, and what differs", runRead},
+		{"destroy", "--role ROLE [NAME]", "remove a pair from this host; its data stays", runDestroy},
+		{"unit", "[--binary PATH]", "print the systemd unit of the agents, for packages", runUnit},
 		{"version", "", "print the version", runVersion},
 	}
 }

@@ -1,0 +1,619 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apply makes a host what a pair definition says it should be.
+//
+// [Run] reads the current state of a host, compares it with the desired state of one role of one pair, and
+// for plan.Apply makes the difference go away: all of it, or, when a step fails, none of it. A second run finds
+// nothing to do. It touches nothing that lockstep did not write, and never the data on either side. An apply
+// that was killed leaves nothing that the next one does not mend.
+//
+// What should be is plan's business, and how a machine is touched is host's.
+package apply
+
+import (
+	"context"
+	"crypto/hpke"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/unit"
+)
+
+// Command is what to do on this host.
+type Command struct {
+	Verb    plan.Verb
+	Role    plan.Role
+	Version string // of lockstep, for Reply.Versions
+	// LockTimeout is how long to wait for another apply or destroy on this host; 0 means two minutes.
+	LockTimeout time.Duration
+}
+
+const lockTimeout = 2 * time.Minute
+
+// session is one run of one command.
+type session struct {
+	m     *host.Machine
+	cmd   Command
+	role  plan.Role
+	req   plan.Request
+	rec   *record
+	found host.Facts
+	facts plan.Facts
+	reply plan.Reply
+}
+
+// Run does what the command says and tells everything, failures too, in the reply.
+func Run(ctx context.Context, m *host.Machine, cmd Command, req plan.Request) plan.Reply {
+	s := &session{m: m, cmd: cmd, role: cmd.Role, req: req,
+		reply: plan.Reply{Protocol: plan.Protocol, Changes: []plan.Change{}, Checks: map[string]string{}}}
+	if err := s.run(ctx); err != nil {
+		s.fail(err)
+	}
+	return s.reply
+}
+
+// fail adds an error to the reply.
+func (s *session) fail(err error) {
+	var stop *stopError
+	if errors.As(err, &stop) {
+		s.reply.Problems = append(s.reply.Problems, stop.problems...)
+		return
+	}
+	s.reply.Problems = append(s.reply.Problems, plan.Problem{Msg: fmt.Sprintf("%s pair %q: %v", s.cmd.Verb, s.req.Pair.Name, err)})
+}
+
+// stopError ends a run with problems that have a message of their own.
+type stopError struct{ problems []plan.Problem }
+
+func (e *stopError) Error() string {
+	var lines []string
+	for _, p := range e.problems {
+		lines = append(lines, p.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+func stop(path, msg, hint string) error {
+	return &stopError{[]plan.Problem{{Path: path, Msg: msg, Hint: hint}}}
+}
+
+func (s *session) run(ctx context.Context) error {
+	if s.role != plan.Source && s.role != plan.Backup {
+		return stop("", fmt.Sprintf("%q is not a role", s.role), "write --role source or --role backup")
+	}
+	s.rec = &record{} // until root is certain, there is none that could be read
+	if err := s.inspect(ctx, host.Query{}); err != nil {
+		return err
+	}
+	s.reply.Versions = map[string]string{"lockstep": s.cmd.Version}
+	maps.Copy(s.reply.Versions, s.found.Versions)
+	if problems := plan.HostProblems(s.facts, string(s.cmd.Verb)); len(problems) > 0 {
+		return &stopError{problems}
+	}
+	if s.cmd.Verb == plan.Apply || s.cmd.Verb == plan.Destroy {
+		wait := s.cmd.LockTimeout
+		if wait == 0 {
+			wait = lockTimeout
+		}
+		lockCtx, cancel := context.WithTimeout(ctx, wait)
+		unlock, err := s.m.System.Lock(lockCtx, fmt.Sprintf("lockstep %s of pair %q", s.cmd.Verb, s.req.Pair.Name))
+		cancel()
+		if err != nil {
+			return stop("", err.Error(), "wait for it to end, then try again")
+		}
+		defer func() { unlock(len(s.rec.Pairs) == 0) }()
+	}
+	var err error
+	if s.rec, err = loadRecord(s.m.Files); err != nil {
+		return stop("definition", err.Error(), "move "+plan.RecordFile+" away and apply every pair of this host again")
+	}
+	defer func() { s.reply.Remaining = len(s.rec.Pairs) }()
+
+	if s.cmd.Verb == plan.Destroy {
+		return s.destroy(ctx)
+	}
+	if s.role == plan.Source {
+		if key, err := s.hostKey(); err == nil && key != nil {
+			s.reply.PublicKey = publicKey(key)
+		}
+		if s.req.Prepare && s.cmd.Verb == plan.Apply {
+			return s.prepare(ctx)
+		}
+	}
+	_, s.reply.Exists = s.rec.Pairs[s.req.Pair.Name][s.role]
+	if stored, ok := s.stored(s.req.Pair.Name); ok && s.reply.Exists {
+		s.reply.Pair = &stored
+		if s.req.Pair.Backup.Path == "" { // given by name only
+			s.req.Pair = stored
+		}
+	}
+	if s.req.Pair.Backup.Path == "" {
+		return nil // nothing is there and nothing to compare with
+	}
+	if s.role == plan.Source {
+		return s.source(ctx)
+	}
+	return s.backup(ctx)
+}
+
+// stored reads the definition that is kept on this host.
+func (s *session) stored(name string) (plan.Definition, bool) {
+	f, err := s.m.Files.Read(plan.DefinitionFile(name))
+	if err != nil || f.Dir {
+		return plan.Definition{}, false
+	}
+	p, err := plan.ParseDefinition(f.Data)
+	return p, err == nil
+}
+
+// hostKey reads the source host's key; nil when there is none.
+func (s *session) hostKey() (hpke.PrivateKey, error) {
+	f, err := s.m.Files.Read(plan.HostKeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no key yet is not an error
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseHostKey(f.Data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", plan.HostKeyFile, err)
+	}
+	return key, nil
+}
+
+// prepare makes sure that there is a host key.
+func (s *session) prepare(ctx context.Context) error {
+	key, err := s.hostKey()
+	if err == nil && key != nil {
+		f, err := s.m.Files.Read(plan.HostKeyFile)
+		if err != nil || f.Mode == 0o600 && f.Owner == "root" {
+			return err
+		}
+	}
+	if key == nil {
+		// An unreadable key is of no use to anybody; what was sealed to it is sealed anew.
+		if key, err = kem.GenerateKey(); err != nil {
+			return err
+		}
+	}
+	data, err := hostKeyText(key)
+	if err != nil {
+		return err
+	}
+	step := plan.Step{Kind: plan.WriteFile,
+		Change: plan.Change{Object: "secret", Path: plan.HostKeyFile, Action: "create", Diff: "--- /dev/null\n+++ " + plan.HostKeyFile + "\n+(redacted)\n"},
+		File:   plan.File{Object: "secret", Rank: plan.RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: data, Secret: true}}
+	if err := s.execute(ctx, []plan.Step{step}, plan.State{}); err != nil {
+		return err
+	}
+	s.reply.PublicKey = publicKey(key)
+	return nil
+}
+
+func (s *session) source(ctx context.Context) error {
+	p := s.req.Pair
+	q := host.Query{
+		Self: true, Rsync: true, Users: []string{unit.User}, Dirs: []string{p.Source.Path},
+		Sysctls: []string{plan.MaxUserWatches},
+	}
+	switch p.Watch.Backend {
+	case "auto":
+		q.Fanotify, q.CountIn = p.Source.Path, p.Source.Path
+	case "inotify":
+		q.CountIn = p.Source.Path
+	}
+	if err := s.inspect(ctx, q); err != nil {
+		return err
+	}
+	s.facts.Tenants = s.tenants()
+	problems := plan.SourceProblems(p, s.facts)
+
+	secret, edited, err := s.sourceSecret()
+	if err != nil {
+		return err
+	}
+	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.fileWatches()}
+	watches := 0
+	if !s.found.Fanotify {
+		watches = s.found.Count
+	}
+	inputs.Watches, inputs.HaveWatches = s.needWatches(watches), atoi(s.found.Sysctls[plan.MaxUserWatches])
+	inputs.WatchesWritable = s.found.SysctlsWritable
+	if inputs.Packaged, err = s.packaged(unit.Agent(s.found.Executable).Render()); err != nil {
+		return err
+	}
+	desired := plan.SourceState(p, inputs)
+	extra := s.sourceFiles(p.Name)
+	if len(s.rec.others(p.Name, plan.Source)) > 0 {
+		delete(extra, plan.SysctlFile) // another pair may need it
+	}
+	current, err := s.current(ctx, desired, extra, nil)
+	if err != nil {
+		return err
+	}
+	problems = append(problems, foreign(current, desired)...)
+	steps := plan.Diff(current, desired)
+	if secret != nil {
+		s.reply.Fingerprint = fingerprint(p.Name, *secret)
+	}
+	if edited {
+		s.reply.Fingerprint = ""
+	}
+	s.tell(steps, problems)
+	s.checkSource(current, inputs)
+	if s.cmd.Verb != plan.Apply {
+		return nil
+	}
+	if len(problems) > 0 {
+		return nil
+	}
+	if secret == nil {
+		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
+		return stop("secret", "there is no password yet", "apply the backup role first, and relay its sealed_password")
+	}
+	if err := s.tryLogin(ctx, *secret, steps); err != nil {
+		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
+		return err
+	}
+	s.rec.setPair(p.Name, plan.Source, pairRecord{Watches: watches})
+	if err := s.execute(ctx, steps, current); err != nil {
+		return err
+	}
+	return s.afterwards(ctx, desired, extra, func(now plan.State) { s.checkSource(now, inputs) })
+}
+
+// tell fills the reply of a plan. For read, a problem is something that differs.
+func (s *session) tell(steps []plan.Step, problems []plan.Problem) {
+	s.reply.Checks = plan.Checks(s.role, steps)
+	for _, p := range problems {
+		s.differs(objectOf(s.role, p.Path), p.Msg)
+	}
+	if s.cmd.Verb == plan.Read {
+		return
+	}
+	s.reply.Problems = append(s.reply.Problems, problems...)
+	if s.cmd.Verb == plan.Plan {
+		s.reply.Changes = plan.Changes(steps)
+		s.reply.Changed = len(s.reply.Changes) > 0
+	}
+}
+
+// differs adds words to a check.
+func (s *session) differs(object, words string) {
+	if have, ok := s.reply.Checks[object]; ok && have != plan.InSync {
+		if strings.Contains(have, words) {
+			return
+		}
+		words = have + "; " + words
+	}
+	s.reply.Checks[object] = words
+}
+
+// objectOf is the object that a problem's field belongs to.
+func objectOf(role plan.Role, field string) string {
+	switch {
+	case slices.Contains(plan.Objects(role), field):
+		return field
+	case field == "source.path":
+		return "source_dir"
+	case field == "backup.path":
+		return "directory"
+	case field == "backup.port":
+		return "daemon"
+	case role == plan.Backup:
+		return "module"
+	}
+	return "definition"
+}
+
+// checkSource adds to the checks what no step can mend.
+func (s *session) checkSource(now plan.State, in plan.SourceInputs) {
+	u := now.Units[unit.AgentName(s.req.Pair.Name)]
+	if u.Active && !u.Ready {
+		words := "the agent is not ready: " + u.State
+		if u.Status != "" {
+			words += ": " + u.Status
+		}
+		s.differs("service", words)
+	}
+	if in.HaveWatches > 0 && in.HaveWatches < in.Watches && !in.WatchesWritable {
+		s.differs("limits", fmt.Sprintf("%s is %d, needs %d, and cannot be set from here (a container): set it on the machine itself",
+			plan.MaxUserWatches, in.HaveWatches, in.Watches))
+	}
+	if f := s.req.Fingerprint; f != "" && s.reply.Fingerprint != "" && f != s.reply.Fingerprint {
+		s.differs("secret", "the backup host has another password")
+	}
+}
+
+// sourceSecret finds out what the source host should log in with; nil when only the backup host can tell. edited
+// is whether the file is not as lockstep wrote it.
+func (s *session) sourceSecret() (secret *plan.Secret, edited bool, err error) {
+	p := s.req.Pair
+	var kept *plan.Secret
+	f, err := s.m.Files.Read(plan.SecretFile(p.Name))
+	switch {
+	case err == nil:
+		digest, recorded := s.rec.Files[plan.SecretFile(p.Name)]
+		edited = recorded && digest != s.rec.digest(f.Data)
+		if have, ok := plan.ParseSecretData(f.Data); ok && recorded && !edited {
+			kept = &have
+		}
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotOwned):
+		return nil, false, err
+	}
+	switch {
+	case s.req.SealedPassword != "":
+		key, err := s.hostKey()
+		if err != nil {
+			return nil, edited, err
+		}
+		if key == nil {
+			return nil, edited, stop("secret", "the password was sealed, but this host has no key", "call apply with prepare first")
+		}
+		opened, err := open(key, p.Name, s.req.SealedPassword)
+		if err != nil {
+			return nil, edited, stop("secret", "sealed_password: "+err.Error(), "apply the backup role again with this host's public key")
+		}
+		if s.req.Password != "" && s.req.Password != opened.Password {
+			return nil, edited, stop("secret", "the backup host has another password than the one given", "apply the backup role with the same password first")
+		}
+		return &opened, false, nil
+	case s.req.Password != "":
+		if err := checkPassword(s.req.Password); err != nil {
+			return nil, edited, err
+		}
+		if kept != nil && kept.Password == s.req.Password {
+			return kept, false, nil
+		}
+		// The backup host counts the same way, see backupSecrets. Without its key there is no fingerprint.
+		var before []plan.Secret
+		if kept != nil {
+			before = []plan.Secret{*kept}
+		}
+		return &plan.Secret{User: plan.NextUser(p.Auth.User, before), Password: s.req.Password}, false, nil
+	}
+	return kept, edited, nil
+}
+
+// sourceFiles lists what a source role may have on a host beside what it should have now.
+func (s *session) sourceFiles(name string) map[string]plan.File {
+	return map[string]plan.File{
+		plan.DropInFile(name):                      {Object: "unit", Rank: plan.RankDropIn},
+		plan.DropInDir(name):                       {Object: "unit", Rank: plan.RankDir, Dir: true},
+		plan.SystemdDir + "/" + unit.AgentTemplate: {Object: "unit", Rank: plan.RankUnit},
+		plan.SysctlFile:                            {Object: "limits", Rank: plan.RankLimits},
+	}
+}
+
+// needWatches adds up the directories of all pairs that inotify watches: they run as one user, and the limit is
+// per user. A tenth and a thousand are for what comes while the agent runs.
+func (s *session) needWatches(own int) int {
+	total := own
+	for _, name := range s.rec.others(s.req.Pair.Name, plan.Source) {
+		total += s.rec.Pairs[name][plan.Source].Watches
+	}
+	if own == 0 {
+		return 0
+	}
+	return total + total/10 + 1000
+}
+
+// packaged is whether a package has installed the template unit with the very text.
+func (s *session) packaged(template []byte) (bool, error) {
+	for _, dir := range []string{"/usr/lib/systemd/system/", "/lib/systemd/system/"} {
+		f, err := s.m.Files.Read(dir + unit.AgentTemplate)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrNotOwned) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		installed, err := unit.Parse(f.Data)
+		if err == nil && string(installed.Render()) == string(template) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// tryLogin logs in to the module before anything is changed, when this apply makes or changes how it is reached.
+// Other applies do not depend on the backup host: a pair can be paused while that is down.
+func (s *session) tryLogin(ctx context.Context, secret plan.Secret, steps []plan.Step) error {
+	p := s.req.Pair
+	old := s.reply.Pair
+	moved := old == nil || old.Backup.Address != p.Backup.Address || old.Backup.Port != p.Backup.Port || old.Backup.Module != p.Backup.Module
+	password := slices.ContainsFunc(steps, func(step plan.Step) bool { return step.Path == plan.SecretFile(p.Name) })
+	if !moved && !password {
+		return nil
+	}
+	at := fmt.Sprintf("rsync://%s@%s:%d/%s", secret.User, p.Backup.Address, p.Backup.Port, p.Backup.Module)
+	err := s.m.System.Login(ctx, host.Login{Address: p.Backup.Address, Port: p.Backup.Port, Module: p.Backup.Module,
+		User: secret.User, Password: secret.Password})
+	var refused *host.LoginError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &refused):
+		return stop("backup.address", fmt.Sprintf("the source host cannot reach %s: %v", at, err),
+			"apply the backup role first; then see to names, routes and firewalls between the two hosts, or write another backup.address")
+	case strings.HasPrefix(refused.Reply, "max connections"):
+		return nil // the module is there and busy
+	case strings.HasPrefix(refused.Reply, "access denied"):
+		return stop("source.address", fmt.Sprintf("the backup host does not let the source host in: %s", refused.Reply),
+			"write the address that it names in source.address, and apply the backup role again")
+	case strings.HasPrefix(refused.Reply, "auth failed"):
+		return stop("secret", fmt.Sprintf("%s: the backup host refuses the password", at), "apply the backup role again and relay its sealed_password")
+	case strings.HasPrefix(refused.Reply, "Unknown module"):
+		return stop("backup.module", fmt.Sprintf("%s: the backup host has no such module", at), "apply the backup role first; backup.port may also be that of another daemon")
+	}
+	return stop("backup.address", fmt.Sprintf("%s: %s", at, refused.Reply), "")
+}
+
+// afterwards compares once more, so that the checks tell what is and not what was meant.
+func (s *session) afterwards(ctx context.Context, desired plan.State, extra map[string]plan.File, more func(plan.State)) error {
+	for name := range desired.Sysctls {
+		found, err := s.m.System.Inspect(ctx, host.Query{Sysctls: []string{name}, Users: []string{unit.User}})
+		if err != nil {
+			return err
+		}
+		s.found.Sysctls = found.Sysctls
+	}
+	if desired.User != nil {
+		found, err := s.m.System.Inspect(ctx, host.Query{Users: []string{desired.User.Name}})
+		if err != nil {
+			return err
+		}
+		s.found.UIDs = found.UIDs
+	}
+	now, err := s.current(ctx, desired, extra, nil)
+	if err != nil {
+		return err
+	}
+	s.reply.Checks = plan.Checks(s.role, plan.Diff(now, desired))
+	more(now)
+	s.reply.Exists = true
+	p := s.req.Pair
+	s.reply.Pair = &p
+	return nil
+}
+
+func (s *session) backup(ctx context.Context) error {
+	p := s.req.Pair
+	q := host.Query{
+		Self: true, Rsync: true, Users: []string{p.Backup.UID}, Groups: []string{p.Backup.GID}, Names: []string{p.Source.Address},
+		Port: p.Backup.Port, Dirs: []string{p.Backup.Path},
+	}
+	if err := s.inspect(ctx, q); err != nil {
+		return err
+	}
+	s.facts.Tenants, s.facts.Exports = s.tenants(), s.exports()
+	daemon, err := s.m.Units.Unit(ctx, unit.RsyncdName)
+	if err != nil {
+		return err
+	}
+	if l := s.found.Listener; l != nil && l.Unit != unit.RsyncdName && (l.PID != daemon.PID || l.PID == 0) {
+		s.facts.Listener = &plan.Listener{PID: l.PID, Command: l.Command, Unit: l.Unit}
+	}
+	problems := plan.BackupProblems(p, s.facts)
+	secrets, pending, err := s.backupSecrets()
+	if err != nil {
+		return err
+	}
+	desired, err := plan.BackupState(p, plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses, Secrets: secrets, Pending: pending})
+	if err != nil {
+		if len(problems) == 0 {
+			return err
+		}
+		s.tell(nil, problems) // they say why
+		return nil
+	}
+	current, err := s.current(ctx, desired, nil, nil)
+	if err != nil {
+		return err
+	}
+	problems = append(problems, foreign(current, desired)...)
+	steps := plan.Diff(current, desired)
+	newest := secrets[len(secrets)-1]
+	if !pending {
+		s.reply.Fingerprint = fingerprint(p.Name, newest)
+	}
+	s.tell(steps, problems)
+	s.checkBackup(secrets)
+	if s.cmd.Verb != plan.Apply || len(problems) > 0 {
+		return nil
+	}
+	var box string
+	if s.req.Recipient != "" {
+		if box, err = seal(s.req.Recipient, p.Name, newest); err != nil {
+			return stop("secrets", err.Error(), "give the public_key that the source host answered")
+		}
+	}
+	digests := map[string]string{}
+	for _, secret := range secrets {
+		digests[secret.User] = s.rec.digest(secretLine(secret))
+	}
+	s.rec.setPair(p.Name, plan.Backup, pairRecord{FS: s.found.Dirs[p.Backup.Path].FS, Addresses: s.facts.Addresses, Secrets: digests})
+	if err := s.execute(ctx, steps, current); err != nil {
+		return err
+	}
+	s.reply.SealedPassword = box
+	s.reply.Fingerprint = fingerprint(p.Name, newest)
+	return s.afterwards(ctx, desired, nil, func(plan.State) { s.checkBackup(secrets) })
+}
+
+func (s *session) checkBackup(secrets []plan.Secret) {
+	if len(secrets) > 1 && s.reply.Checks["secrets"] == plan.InSync {
+		s.differs("secrets", fmt.Sprintf("%s is still accepted, until an apply with the source host's fingerprint shows that it has switched to %s",
+			secrets[0].User, secrets[len(secrets)-1].User))
+	}
+	if f := s.req.Fingerprint; f != "" && s.reply.Fingerprint != "" && f != s.reply.Fingerprint {
+		s.differs("secrets", "the source host has another password")
+	}
+}
+
+func secretLine(s plan.Secret) []byte {
+	return []byte(s.User + "\x00" + s.Password + "\x00" + s.Key)
+}
+
+// backupSecrets finds out which generations the module should accept. pending is set when a plan would make a
+// new one, whose password is then not the real one.
+func (s *session) backupSecrets() (secrets []plan.Secret, pending bool, err error) {
+	p := s.req.Pair
+	written := s.rec.Pairs[p.Name][plan.Backup].Secrets
+	intact := false // the newest one is
+	f, err := s.m.Files.Read(plan.SecretsFile(p.Name))
+	switch {
+	case err == nil:
+		for _, have := range parseSecrets(f.Data) {
+			intact = written[have.User] != "" && written[have.User] == s.rec.digest(secretLine(have))
+			if intact {
+				secrets = append(secrets, have)
+			}
+		}
+		newest := ""
+		for user := range written {
+			if newest == "" || plan.Generation(user) > plan.Generation(newest) {
+				newest = user
+			}
+		}
+		intact = len(secrets) > 0 && secrets[len(secrets)-1].User == newest
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotOwned):
+		return nil, false, err
+	}
+	if s.req.Password != "" {
+		if err := checkPassword(s.req.Password); err != nil {
+			return nil, false, err
+		}
+	}
+	renew := !intact || s.req.Rotate || !strings.HasPrefix(secrets[len(secrets)-1].User, p.Auth.User+"-") ||
+		s.req.Password != "" && s.req.Password != secrets[len(secrets)-1].Password
+	if renew && s.cmd.Verb != plan.Read {
+		user := plan.NextUser(p.Auth.User, secrets)
+		if s.cmd.Verb == plan.Apply {
+			return append(secrets, newSecret(user, s.req.Password)), false, nil
+		}
+		return append(secrets, plan.Secret{User: user, Password: "pending"}), true, nil
+	}
+	if !intact {
+		return []plan.Secret{{User: plan.NextUser(p.Auth.User, secrets), Password: "pending"}}, true, nil
+	}
+	newest := secrets[len(secrets)-1]
+	if s.cmd.Verb != plan.Read && s.req.Fingerprint != "" && s.req.Fingerprint == fingerprint(p.Name, newest) {
+		secrets = []plan.Secret{newest}
+	}
+	return secrets, false, nil
+}
+
+func atoi(text string) int {
+	n, _ := strconv.Atoi(text) // a limit that is not a number is none
+	return n
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/rsyncd"
+)
+
+// current reads the state of what desired names, and of the further paths and units.
+func (s *session) current(ctx context.Context, desired plan.State, paths map[string]plan.File, units map[string]plan.Unit) (plan.State, error) {
+	state := plan.State{Files: map[string]plan.File{}, Units: map[string]plan.Unit{}, Sysctls: map[string]string{}}
+	like := maps.Clone(paths)
+	if like == nil {
+		like = map[string]plan.File{}
+	}
+	maps.Copy(like, desired.Files)
+	for p, want := range like {
+		f, ok, err := s.file(p, want)
+		if err != nil {
+			return state, err
+		}
+		if ok {
+			state.Files[p] = f
+		}
+	}
+	names := maps.Clone(units)
+	if names == nil {
+		names = map[string]plan.Unit{}
+	}
+	maps.Copy(names, desired.Units)
+	for name, want := range names {
+		u, err := s.m.Units.Unit(ctx, name)
+		if err != nil {
+			return state, err
+		}
+		state.Units[name] = plan.Unit{Object: want.Object, Enabled: u.Enabled, Active: u.Active, Ready: u.Ready, Masked: u.Masked, Stale: u.Stale,
+			Runs: s.rec.Runs[name], State: u.State, Status: u.Status}
+	}
+	if desired.User != nil {
+		_, exists := s.found.UIDs[desired.User.Name]
+		state.User = &plan.User{Name: desired.User.Name, Exists: exists}
+	}
+	for name := range desired.Sysctls {
+		state.Sysctls[name] = s.found.Sysctls[name]
+	}
+	return state, nil
+}
+
+// file reads one file; want says what it is for.
+func (s *session) file(p string, want plan.File) (plan.File, bool, error) {
+	f, err := s.m.Files.Read(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return plan.File{}, false, nil
+	}
+	have := want
+	have.Pending = false
+	if errors.Is(err, host.ErrNotOwned) || err == nil && f.Dir != want.Dir {
+		have.Foreign, have.Data = true, nil
+		return have, true, nil
+	}
+	if err != nil {
+		return plan.File{}, false, err
+	}
+	have.Mode, have.Owner, have.Group, have.Data = f.Mode, f.Owner, f.Group, f.Data
+	if !f.Dir {
+		written, recorded := s.rec.Files[p]
+		have.Foreign = !recorded && !plan.HasHeader(f.Data)
+		have.Edited = recorded && written != s.rec.digest(f.Data)
+	}
+	return have, true, nil
+}
+
+// foreign lists the files that are in the way: there, needed and not lockstep's.
+func foreign(current, desired plan.State) []plan.Problem {
+	var problems []plan.Problem
+	for _, p := range slices.Sorted(maps.Keys(desired.Files)) {
+		want := desired.Files[p]
+		have, ok := current.Files[p]
+		if !ok || !have.Foreign || want.Object == "directory" {
+			continue // the user's directory has a message of its own
+		}
+		problems = append(problems, plan.Problem{Path: want.Object, Msg: fmt.Sprintf("%s: %v", p, host.ErrNotOwned), Hint: "move it away, then try again"})
+	}
+	return problems
+}
+
+// inspect fills s.found and s.facts.
+func (s *session) inspect(ctx context.Context, q host.Query) error {
+	p := s.req.Pair
+	found, err := s.m.System.Inspect(ctx, q)
+	if err != nil {
+		return err
+	}
+	s.found = found
+	if s.reply.Versions != nil {
+		maps.Copy(s.reply.Versions, found.Versions)
+	}
+	f := plan.Facts{
+		Root: found.Root, Systemd: found.Systemd, Untrusted: found.Untrusted,
+		OS:        found.OS["ID"] + " " + found.OS["ID_LIKE"],
+		Addresses: found.Addresses[p.Source.Address],
+		Dirs:      map[string]plan.Dir{},
+	}
+	f.Rsync.Path, f.Rsync.Version, f.Rsync.Fault = found.Rsync.Path, found.Rsync.Version, found.Rsync.Fault
+	for _, name := range q.Users {
+		if _, ok := found.UIDs[name]; !ok && name == p.Backup.UID {
+			f.Unknown = append(f.Unknown, name)
+		}
+	}
+	for _, name := range q.Groups {
+		if _, ok := found.GIDs[name]; !ok {
+			f.Unknown = append(f.Unknown, name)
+		}
+	}
+	before := s.rec.Pairs[p.Name][plan.Backup]
+	if len(f.Addresses) == 0 {
+		f.Addresses = before.Addresses // a name server that is away changes nothing
+	}
+	for name, d := range found.Dirs {
+		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, WasFS: before.FS}
+	}
+	s.facts = f
+	return nil
+}
+
+// tenants reads the definitions of all pairs on this host; this pair counts with its new definition and role.
+func (s *session) tenants() []plan.Tenant {
+	tenants := []plan.Tenant{{Pair: s.req.Pair, Roles: append(s.rec.roles(s.req.Pair.Name), s.role)}}
+	for _, name := range slices.Sorted(maps.Keys(s.rec.Pairs)) {
+		if name == s.req.Pair.Name {
+			continue
+		}
+		if p, ok := s.stored(name); ok {
+			tenants = append(tenants, plan.Tenant{Pair: p, Roles: s.rec.roles(name)})
+		}
+	}
+	return tenants
+}
+
+// systemRsyncd is the configuration of the distribution's own daemon.
+const systemRsyncd = "/etc/rsyncd.conf"
+
+// exports lists the modules that lockstep does not serve itself. A file that cannot be read or parsed has
+// none: it is the admin's, and no reason to stop.
+func (s *session) exports() []plan.Export {
+	var exports []plan.Export
+	seen := map[string]bool{}
+	var read func(file string, depth int)
+	read = func(file string, depth int) {
+		if seen[file] || depth > 5 {
+			return
+		}
+		seen[file] = true
+		f, err := s.m.Files.Read(file)
+		if err != nil || f.Dir {
+			return
+		}
+		conf, err := rsyncd.Parse(f.Data)
+		if err != nil {
+			return
+		}
+		for _, m := range conf.Modules {
+			if p := conf.Get(m, "path"); path.IsAbs(p) {
+				exports = append(exports, plan.Export{File: file, Module: m.Name, Path: path.Clean(p)})
+			}
+		}
+		for _, inc := range conf.Includes {
+			suffix := ".conf"
+			if inc.Merge {
+				suffix = ".inc"
+			}
+			names, err := s.m.Files.List(inc.Path)
+			if err != nil {
+				read(inc.Path, depth+1)
+				continue
+			}
+			for _, name := range names {
+				if strings.HasSuffix(name, suffix) {
+					read(path.Join(inc.Path, name), depth+1)
+				}
+			}
+		}
+	}
+	read(systemRsyncd, 0)
+	names, err := s.m.Files.List(plan.RsyncdDir)
+	if err != nil {
+		return exports
+	}
+	for _, name := range names {
+		file := path.Join(plan.RsyncdDir, name)
+		if f, err := s.m.Files.Read(file); err == nil && strings.HasSuffix(name, ".conf") && !plan.HasHeader(f.Data) {
+			if _, ours := s.rec.Files[file]; !ours {
+				read(file, 0)
+			}
+		}
+	}
+	return exports
+}
+
+// fileWatches is the value in our sysctl.d file, 0 without one.
+func (s *session) fileWatches() int {
+	f, err := s.m.Files.Read(plan.SysctlFile)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(f.Data)) {
+		if name, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(name) == plan.MaxUserWatches {
+			n, _ := strconv.Atoi(strings.TrimSpace(value))
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/unit"
+)
+
+// destroy is the plan that leads to nothing: it removes what this role of the pair has, and with the last pair
+// what all pairs shared. Data directories are in no plan of its.
+func (s *session) destroy(ctx context.Context) error {
+	name := s.req.Pair.Name
+	if err := s.inspect(ctx, host.Query{Users: []string{unit.User}}); err != nil {
+		return err
+	}
+	_, bothRoles := s.rec.Pairs[name][otherRole(s.role)]
+	lastOfRole := len(s.rec.others(name, s.role)) == 0
+	lastOfAll := lastOfRole && !bothRoles && len(s.rec.others(name, otherRole(s.role))) == 0
+
+	gone := map[string]plan.File{}
+	units := map[string]plan.Unit{}
+	if !bothRoles {
+		gone[plan.DefinitionFile(name)] = plan.File{Object: "definition", Rank: plan.RankDefinition}
+	}
+	if s.role == plan.Source {
+		units[unit.AgentName(name)] = plan.Unit{Object: "service"}
+		gone[plan.SecretFile(name)] = plan.File{Object: "secret", Rank: plan.RankSecret, Secret: true}
+		gone[plan.StateDir+"/"+name] = plan.File{Object: "service", Rank: plan.RankData, Dir: true, Tree: true}
+		for p, f := range s.sourceFiles(name) {
+			if lastOfRole || f.Rank == plan.RankDropIn || p == plan.DropInDir(name) {
+				gone[p] = f
+			}
+		}
+		if lastOfRole {
+			gone[plan.HostKeyFile] = plan.File{Object: "secret", Rank: plan.RankSecret, Secret: true}
+		}
+	} else {
+		gone[plan.ModuleFile(name)] = plan.File{Object: "module", Rank: plan.RankModule}
+		gone[plan.SecretsFile(name)] = plan.File{Object: "secrets", Rank: plan.RankSecret, Secret: true}
+		if lastOfRole {
+			units[unit.RsyncdName] = plan.Unit{Object: "daemon"}
+			gone[plan.RsyncdConf] = plan.File{Object: "daemon", Rank: plan.RankConfig}
+			gone[plan.SystemdDir+"/"+unit.RsyncdName] = plan.File{Object: "daemon", Rank: plan.RankUnit}
+			gone[plan.RsyncdDir] = plan.File{Object: "module", Rank: plan.RankDir, Dir: true}
+		}
+	}
+	if lastOfAll {
+		for _, dir := range []string{plan.PairsDir, plan.SecretsDir, plan.EtcDir} {
+			gone[dir] = plan.File{Object: "definition", Rank: plan.RankDir, Dir: true}
+		}
+	}
+	current, err := s.current(ctx, plan.State{}, gone, units)
+	if err != nil {
+		return err
+	}
+	for p, f := range current.Files {
+		if f.Dir && !f.Tree && !s.rec.Dirs[p] {
+			delete(current.Files, p) // was there before us
+		}
+	}
+	if s.role == plan.Source && lastOfRole && s.rec.User {
+		_, exists := s.found.UIDs[unit.User]
+		current.User = &plan.User{Name: unit.User, Exists: exists}
+	}
+	_, recorded := s.rec.Pairs[name][s.role]
+	// The record goes last: until then, a second destroy finds the pair again.
+	if err := s.execute(ctx, plan.Diff(current, plan.State{}), current); err != nil {
+		return err
+	}
+	if recorded {
+		s.rec.dropPair(name, s.role)
+	}
+	if lastOfRole && s.role == plan.Source {
+		s.rec.User = false
+	}
+	return s.rec.save(s.m.Files)
+}
+
+func otherRole(r plan.Role) plan.Role {
+	if r == plan.Source {
+		return plan.Backup
+	}
+	return plan.Source
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+)
+
+// record is what lockstep knows of a host and cannot see there: which files, directories and users it made,
+// what it last wrote, and what each unit was started with. It is written before the change that it tells of,
+// so that an apply that was killed finds nothing that it takes for somebody else's.
+type record struct {
+	Version int `json:"version"`
+	// Key makes the digests useless to who has only them; secrets have digests, too.
+	Key   []byte                              `json:"key"`
+	Dir   bool                                `json:"dir,omitempty"`   // plan.StateDir was made
+	User  bool                                `json:"user,omitempty"`  // the user was made
+	Files map[string]string                   `json:"files,omitempty"` // path to digest
+	Dirs  map[string]bool                     `json:"dirs,omitempty"`
+	Runs  map[string]plan.Runs                `json:"runs,omitempty"` // by unit
+	Pairs map[string]map[plan.Role]pairRecord `json:"pairs,omitempty"`
+}
+
+// pairRecord is what is known of a pair in one role.
+type pairRecord struct {
+	Watches   int               `json:"watches,omitempty"`   // source: directories to watch with inotify
+	FS        string            `json:"fs,omitempty"`        // backup: filesystem of the directory
+	Addresses []string          `json:"addresses,omitempty"` // backup: what source.address last resolved to
+	Secrets   map[string]string `json:"secrets,omitempty"`   // backup: user to digest of what was written
+}
+
+const recordVersion = 1
+
+func loadRecord(files host.Files) (*record, error) {
+	r := &record{Version: recordVersion}
+	f, err := files.Read(plan.RecordFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r.Key = make([]byte, 32)
+		rand.Read(r.Key) // never fails, see crypto/rand
+	case err != nil:
+		return nil, err
+	default:
+		if err := json.Unmarshal(f.Data, r); err != nil {
+			return nil, fmt.Errorf("%s: %w", plan.RecordFile, err)
+		}
+		if r.Version != recordVersion {
+			return nil, fmt.Errorf("%s: version %d, this lockstep knows %d", plan.RecordFile, r.Version, recordVersion)
+		}
+	}
+	if r.Files == nil {
+		r.Files = map[string]string{}
+	}
+	if r.Dirs == nil {
+		r.Dirs = map[string]bool{}
+	}
+	if r.Runs == nil {
+		r.Runs = map[string]plan.Runs{}
+	}
+	if r.Pairs == nil {
+		r.Pairs = map[string]map[plan.Role]pairRecord{}
+	}
+	return r, nil
+}
+
+// clone is a copy that shares no map.
+func (r *record) clone() *record {
+	c := *r
+	c.Files, c.Dirs, c.Runs = maps.Clone(r.Files), maps.Clone(r.Dirs), maps.Clone(r.Runs)
+	c.Pairs = map[string]map[plan.Role]pairRecord{}
+	for name, roles := range r.Pairs {
+		c.Pairs[name] = maps.Clone(roles)
+	}
+	return &c
+}
+
+// save writes the record, or removes it and its directory when it has nothing to tell.
+func (r *record) save(files host.Files) error {
+	if len(r.Pairs) == 0 && len(r.Files) == 0 && len(r.Dirs) == 0 && !r.User {
+		if err := files.Remove(plan.RecordFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if r.Dir {
+			if err := files.Remove(plan.StateDir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotEmpty) {
+				return err
+			}
+		}
+		return nil
+	}
+	if _, err := files.Read(plan.StateDir); errors.Is(err, fs.ErrNotExist) {
+		if err := files.Write(plan.StateDir, host.File{Dir: true, Mode: 0o755, Owner: "root", Group: "root"}); err != nil {
+			return err
+		}
+		r.Dir = true
+	}
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return files.Write(plan.RecordFile, host.File{Mode: 0o600, Owner: "root", Group: "root", Data: append(data, '\n')})
+}
+
+func (r *record) digest(data []byte) string {
+	h := hmac.New(sha256.New, r.Key)
+	h.Write(data)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func (r *record) roles(pair string) []plan.Role {
+	return slices.Sorted(maps.Keys(r.Pairs[pair]))
+}
+
+func (r *record) setPair(pair string, role plan.Role, p pairRecord) {
+	if r.Pairs[pair] == nil {
+		r.Pairs[pair] = map[plan.Role]pairRecord{}
+	}
+	r.Pairs[pair][role] = p
+}
+
+func (r *record) dropPair(pair string, role plan.Role) {
+	delete(r.Pairs[pair], role)
+	if len(r.Pairs[pair]) == 0 {
+		delete(r.Pairs, pair)
+	}
+}
+
+// others lists the pairs that have a role here beside this one.
+func (r *record) others(pair string, role plan.Role) []string {
+	var names []string
+	for name, roles := range r.Pairs {
+		if _, ok := roles[role]; ok && name != pair {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/rsyncd"
+)
+
+// The password crosses from host to host sealed with HPKE (RFC 9180) to the source host's key, with the name of
+// the pair as info, so that an answer for one pair does not open as one for another.
+var (
+	kem  = hpke.MLKEM768X25519()
+	kdf  = hpke.HKDFSHA256()
+	aead = hpke.ChaCha20Poly1305()
+)
+
+// sealed is what is in a sealed password.
+type sealed struct {
+	User     string `json:"user"`
+	Password string `json:"password"`
+	Key      string `json:"key"`
+}
+
+func seal(recipient, pairName string, s plan.Secret) (string, error) {
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(recipient))
+	if err != nil {
+		return "", fmt.Errorf("recipient is not base64: %w", err)
+	}
+	key, err := kem.NewPublicKey(raw)
+	if err != nil {
+		return "", fmt.Errorf("recipient is not a public key of a source host: %w", err)
+	}
+	text, err := json.Marshal(sealed{s.User, s.Password, s.Key})
+	if err != nil {
+		return "", err
+	}
+	box, err := hpke.Seal(key, kdf, aead, []byte(pairName), text)
+	if err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(box), nil
+}
+
+func open(key hpke.PrivateKey, pairName, box string) (plan.Secret, error) {
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(box))
+	if err != nil {
+		return plan.Secret{}, fmt.Errorf("not base64: %w", err)
+	}
+	text, err := hpke.Open(key, kdf, aead, []byte(pairName), raw)
+	if err != nil {
+		return plan.Secret{}, errors.New("sealed to another key or for another pair")
+	}
+	var s sealed
+	if err := json.Unmarshal(text, &s); err != nil {
+		return plan.Secret{}, errors.New("not what a backup host seals") // without the cause: it may quote the text
+	}
+	secret := plan.Secret{User: s.User, Password: s.Password, Key: s.Key}
+	if _, err := rsyncd.RenderSecrets([]plan.Secret{secret}); err != nil {
+		return plan.Secret{}, errors.New("not a user and a password that rsync can read")
+	}
+	return secret, nil
+}
+
+// newSecret makes the next generation; an empty password is replaced by 32 random bytes.
+func newSecret(user, password string) plan.Secret {
+	random := func() string {
+		b := make([]byte, 32)
+		rand.Read(b) // never fails, see crypto/rand
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	if password == "" {
+		password = random()
+	}
+	return plan.Secret{User: user, Password: password, Key: random()}
+}
+
+// fingerprint lets the two hosts, and who relays between them, compare the password. Its key is random, travels
+// sealed with the password and is known to the two hosts only, so that even a weak password given by the user
+// cannot be guessed from it. Without a key there is no fingerprint.
+func fingerprint(pairName string, s plan.Secret) string {
+	if s.Key == "" {
+		return ""
+	}
+	h := hmac.New(sha256.New, []byte(s.Key))
+	fmt.Fprintf(h, "lockstep fingerprint 1\x00%s\x00%s\x00%s", pairName, s.User, s.Password)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// hostKeyText is the host key file's content.
+func hostKeyText(key hpke.PrivateKey) ([]byte, error) {
+	raw, err := key.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte(plan.Header("")), base64.StdEncoding.EncodeToString(raw)+"\n"...), nil
+}
+
+func parseHostKey(data []byte) (hpke.PrivateKey, error) {
+	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
+	raw, err := base64.StdEncoding.DecodeString(string(lines[len(lines)-1]))
+	if err != nil {
+		return nil, err
+	}
+	return kem.NewPrivateKey(raw)
+}
+
+func publicKey(key hpke.PrivateKey) string {
+	return base64.StdEncoding.EncodeToString(key.PublicKey().Bytes())
+}
+
+// parseSecrets reads a secrets file; one that cannot be read has none, and they are made anew.
+func parseSecrets(data []byte) []plan.Secret {
+	secrets, err := rsyncd.ParseSecrets(data)
+	if err != nil {
+		return nil
+	}
+	return secrets
+}
+
+func checkPassword(password string) error {
+	if err := rsyncd.CheckPassword(password); err != nil {
+		return stop("password", err.Error(), "give one without control characters")
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const lockPath = "/run/lockstep/apply.lock"
+
+// lockPoll is how often a taken lock is tried again; flock(2) has no timeout.
+const lockPoll = 50 * time.Millisecond
+
+func (*system) Lock(ctx context.Context, holder string) (Unlock, error) {
+	return lock(ctx, lockPath, holder)
+}
+
+func lock(ctx context.Context, path, holder string) (Unlock, error) {
+	for {
+		// Unlock may remove the directory too, so both are made anew at every try.
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && sameFile(f, path) {
+			text := fmt.Sprintf("process %d: %s\n", os.Getpid(), holder)
+			if err := f.Truncate(0); err == nil {
+				_, _ = f.WriteAt([]byte(text), 0) // only for the message to who waits
+			}
+			return func(forget bool) {
+				if forget {
+					os.Remove(path)
+					os.Remove(filepath.Dir(path)) // stays when an agent has its directory there
+				}
+				f.Close()
+			}, nil
+		}
+		who := make([]byte, 200)
+		n, _ := f.ReadAt(who, 0)
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s is held by %s: %w", path, strings.TrimSpace(string(who[:n])), ctx.Err())
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// sameFile is false when another holder removed the file between our opening and our locking it.
+func sameFile(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Lstat(path)
+	return err == nil && os.SameFile(a, b)
+}

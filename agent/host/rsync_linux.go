@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+var rsyncVersion = regexp.MustCompile(`^rsync +version v?([0-9]+(?:\.[0-9]+)+\S*)`)
+
+func findRsync(ctx context.Context) Rsync {
+	var r Rsync
+	for _, name := range []string{"rsync", "/usr/bin/rsync", "/usr/local/bin/rsync"} {
+		if path, err := exec.LookPath(name); err == nil {
+			r.Path = path
+			break
+		}
+	}
+	if r.Path == "" {
+		return r
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Path, "--version")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		r.Fault = fmt.Sprintf("%s --version: %v", r.Path, err)
+		return r
+	}
+	if m := rsyncVersion.FindStringSubmatch(string(out)); m != nil {
+		r.Version = m[1]
+	}
+	r.Fault = tryRsync(ctx, r.Path)
+	return r
+}
+
+// tryRsync deletes a missing argument in a directory of its own. rsync 3.4.3 and what took its changes cannot
+// ("invalid file mode 00", RsyncProject/rsync#910), and then no deletion would ever reach a backup.
+func tryRsync(ctx context.Context, path string) string {
+	dir, err := os.MkdirTemp("", "lockstep-rsync-")
+	if err != nil {
+		return err.Error()
+	}
+	defer os.RemoveAll(dir)
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	gone := filepath.Join(to, "gone")
+	for _, d := range []string{from, gone} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err.Error()
+		}
+	}
+	if err := os.WriteFile(filepath.Join(gone, "file"), nil, 0o600); err != nil {
+		return err.Error()
+	}
+	cmd := exec.CommandContext(ctx, path, "-aR", "--from0", "--files-from=-", "--delete-missing-args", "--force", from+"/", to+"/")
+	cmd.WaitDelay = time.Second
+	cmd.Stdin = strings.NewReader("./gone\x00")
+	out, err := cmd.CombinedOutput()
+	_, statErr := os.Lstat(gone)
+	if err != nil || !os.IsNotExist(statErr) {
+		last := strings.TrimSpace(string(out))
+		if first, _, ok := strings.Cut(last, "\n"); ok {
+			last = first
+		}
+		return "--delete-missing-args does not work: " + last
+	}
+	return ""
+}

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// New returns the machine that the program runs on. Close it when done.
+func New() (*Machine, error) {
+	u := &units{}
+	return &Machine{Files: files{}, Units: u, Users: users{}, System: &system{units: u}}, nil
+}
+
+// Close ends the connection to systemd.
+func (m *Machine) Close() {
+	if u, ok := m.Units.(*units); ok {
+		u.close()
+	}
+}
+
+type system struct{ units *units }
+
+// Bounds of one inspection, so that a plan answers soon on any tree.
+const (
+	countTimeout   = 10 * time.Second
+	countMax       = 20_000_000
+	resolveTimeout = 10 * time.Second
+)
+
+func (s *system) Inspect(ctx context.Context, q Query) (Facts, error) {
+	f := Facts{
+		Root:      os.Geteuid() == 0,
+		Versions:  map[string]string{"arch": runtime.GOARCH},
+		UIDs:      map[string]int{},
+		GIDs:      map[string]int{},
+		Addresses: map[string][]string{},
+		Dirs:      map[string]Dir{},
+		Sysctls:   map[string]string{},
+	}
+	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
+	f.Systemd = err == nil
+	if f.Executable, err = os.Executable(); err != nil {
+		return f, err
+	}
+	if f.Executable, err = filepath.EvalSymlinks(f.Executable); err != nil {
+		return f, err
+	}
+	if q.Self {
+		if f.Digest, err = digest(f.Executable); err != nil {
+			return f, err
+		}
+		f.Untrusted = untrusted(f.Executable)
+	}
+	if q.Rsync {
+		f.Rsync = findRsync(ctx)
+		f.Versions["rsync"] = f.Rsync.Version
+	}
+	f.OS = osRelease()
+	f.Versions["os"] = f.OS["PRETTY_NAME"]
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		f.Versions["kernel"] = unix.ByteSliceToString(uts.Release[:])
+	}
+	if f.Systemd && f.Root {
+		if f.Versions["systemd"], err = s.units.version(ctx); err != nil {
+			return f, err
+		}
+	}
+	for _, name := range q.Users {
+		if id, err := lookup(name, func(n string) (string, error) {
+			u, err := user.Lookup(n)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		}); err == nil {
+			f.UIDs[name] = id
+		}
+	}
+	for _, name := range q.Groups {
+		if id, err := lookup(name, func(n string) (string, error) {
+			g, err := user.LookupGroup(n)
+			if err != nil {
+				return "", err
+			}
+			return g.Gid, nil
+		}); err == nil {
+			f.GIDs[name] = id
+		}
+	}
+	for _, name := range q.Names {
+		if addresses := resolve(ctx, name); len(addresses) > 0 {
+			f.Addresses[name] = addresses
+		}
+	}
+	if q.Port != 0 {
+		f.Listener = listener(q.Port)
+	}
+	for _, path := range q.Dirs {
+		if f.Dirs[path], err = inspectDir(path); err != nil {
+			return f, err
+		}
+	}
+	if q.CountIn != "" {
+		f.Count, f.CountAll = countDirs(ctx, q.CountIn)
+	}
+	f.SysctlsWritable = len(q.Sysctls) > 0
+	for _, name := range q.Sysctls {
+		if unix.Access(sysctlPath(name), unix.W_OK) != nil {
+			f.SysctlsWritable = false
+		}
+		data, err := os.ReadFile(sysctlPath(name))
+		if err != nil {
+			continue // a kernel without it has no such limit
+		}
+		f.Sysctls[name] = strings.TrimSpace(string(data))
+	}
+	if q.Fanotify != "" {
+		f.Fanotify = canFanotify(q.Fanotify)
+	}
+	return f, ctx.Err()
+}
+
+func sysctlPath(name string) string { return "/proc/sys/" + strings.ReplaceAll(name, ".", "/") }
+
+func (*system) SetSysctl(name, value string) error {
+	err := os.WriteFile(sysctlPath(name), []byte(value+"\n"), 0)
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w: %w", fs.ErrPermission, err)
+	}
+	return err
+}
+
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// untrusted says why root should not run this file for ever: somebody else could replace it, or it may vanish.
+func untrusted(path string) string {
+	for _, temp := range []string{"/tmp/", "/var/tmp/", "/run/user/", "/dev/shm/"} {
+		if strings.HasPrefix(path, temp) {
+			return path + " is in a directory for temporary files"
+		}
+	}
+	for p := path; ; p = filepath.Dir(p) {
+		info, err := os.Lstat(p)
+		if err != nil {
+			return err.Error()
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
+			return fmt.Sprintf("%s belongs to %s, not to root", p, userName(st.Uid))
+		}
+		if perm := info.Mode(); perm&0o022 != 0 && perm&fs.ModeSticky == 0 {
+			return fmt.Sprintf("%s is writable for others than root", p)
+		}
+		if p == "/" {
+			return ""
+		}
+	}
+}
+
+func osRelease() map[string]string {
+	values := map[string]string{}
+	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+				values[key] = strings.Trim(value, `"'`)
+			}
+		}
+		break
+	}
+	return values
+}
+
+// resolve gives the addresses of a name; an address or a network stands for itself.
+func resolve(ctx context.Context, name string) []string {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return []string{name}
+	}
+	if _, err := netip.ParsePrefix(name); err == nil {
+		return []string{name}
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	if err != nil {
+		return nil
+	}
+	var addresses []string
+	for _, a := range found {
+		addresses = append(addresses, a.Unmap().WithZone("").String())
+	}
+	slices.Sort(addresses)
+	return slices.Compact(addresses)
+}
+
+// listener finds who listens on a TCP port of any local address. /proc/net/tcp: 0A is TCP_LISTEN, the tenth field the inode.
+func listener(port int) *Listener {
+	inodes := map[string]bool{}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		f, err := os.Open(table)
+		if err != nil {
+			continue
+		}
+		lines := bufio.NewScanner(f)
+		for lines.Scan() {
+			fields := strings.Fields(lines.Text())
+			if len(fields) < 10 || fields[3] != "0A" {
+				continue
+			}
+			if _, hexPort, ok := strings.Cut(fields[1], ":"); ok {
+				if n, err := strconv.ParseUint(hexPort, 16, 16); err == nil && int(n) == port {
+					inodes["socket:["+fields[9]+"]"] = true
+				}
+			}
+		}
+		f.Close()
+	}
+	if len(inodes) == 0 {
+		return nil
+	}
+	// Of several holders, as of a socket that a child inherited, the one with the lowest number is the first.
+	var pids []int
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		fds, _ := os.ReadDir(dir)
+		for _, fd := range fds {
+			target, err := os.Readlink(filepath.Join(dir, fd.Name()))
+			if err != nil || !inodes[target] {
+				continue
+			}
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			return &Listener{PID: pid, Command: strings.TrimSpace(string(comm)), Unit: unitOf(pid)}
+		}
+	}
+	return &Listener{} // of another process namespace
+}
+
+// unitOf is the service that a process belongs to, by its control group.
+func unitOf(pid int) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		parts := strings.Split(strings.TrimSpace(line), "/")
+		for _, part := range slices.Backward(parts) {
+			if strings.HasSuffix(part, ".service") {
+				return part
+			}
+		}
+	}
+	return ""
+}
+
+func inspectDir(path string) (Dir, error) {
+	var d Dir
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		d.Symlink = true
+		info, err = os.Stat(path)
+	}
+	switch {
+	case err == nil:
+		d.Exists, d.IsDir = true, info.IsDir()
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			d.Inode = st.Ino
+		}
+		if d.IsDir {
+			if f, err := os.Open(path); err == nil {
+				_, err = f.Readdirnames(1)
+				d.Empty = errors.Is(err, io.EOF)
+				f.Close()
+			}
+		}
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR):
+		return d, err
+	}
+	for p := path; ; p = filepath.Dir(p) {
+		var st unix.Statfs_t
+		if err := unix.Statfs(p, &st); err == nil {
+			d.ReadOnly = st.Flags&unix.ST_RDONLY != 0
+			d.FS = fmt.Sprintf("%x:%x:%x", st.Type, uint32(st.Fsid.Val[0]), uint32(st.Fsid.Val[1]))
+			return d, nil
+		}
+		if p == "/" {
+			return d, nil
+		}
+	}
+}
+
+func countDirs(ctx context.Context, root string) (n int, all bool) {
+	deadline := time.Now().Add(countTimeout)
+	err := filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			n++
+		}
+		if n >= countMax || n%1000 == 999 && (time.Now().After(deadline) || ctx.Err() != nil) {
+			return fs.SkipAll
+		}
+		return nil // what cannot be read is not counted, and not watched either
+	})
+	return n, err == nil && n < countMax && time.Now().Before(deadline)
+}
+
+// canFanotify tries what the agent will do: mark the filesystem and ask for names and file handles.
+func canFanotify(path string) bool {
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_REPORT_DFID_NAME, unix.O_RDONLY)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	const mask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_ATTRIB | unix.FAN_ONDIR
+	return unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask, unix.AT_FDCWD, path) == nil
+}
+
+func (*system) Login(ctx context.Context, l Login) error { return login(ctx, l) }

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/rsyncd"
+)
+
+// Facts is what a host is found to be, apart from what lockstep makes there.
+type Facts struct {
+	Root      bool
+	Systemd   bool
+	Untrusted string // why a unit must not run this binary
+	OS        string // ID and ID_LIKE of os-release(5)
+	Rsync     struct{ Path, Version, Fault string }
+	Tenants   []Tenant // every pair on this host
+	Exports   []Export // modules of rsync daemons that are not ours
+	Unknown   []string // users and groups of the definition that do not exist
+	Addresses []string // what source.address stands for
+	Listener  *Listener
+	Dirs      map[string]Dir
+}
+
+// Tenant is a pair that a host has, and the roles that the host plays for it.
+type Tenant struct {
+	Pair  pair.Pair
+	Roles []Role
+}
+
+func (t Tenant) has(r Role) bool { return slices.Contains(t.Roles, r) }
+
+// Export is a module that something else than lockstep serves.
+type Export struct{ File, Module, Path string }
+
+// Listener is who holds the backup's port, when it is not lockstep-rsyncd.
+type Listener struct {
+	PID           int
+	Command, Unit string
+}
+
+// Dir is a directory of the definition, as found.
+type Dir struct {
+	Exists, IsDir, Symlink, ReadOnly bool
+	FS                               string // of the nearest existing ancestor
+	WasFS                            string // when the pair was last applied; "" unknown
+}
+
+// minRsync is the first version whose options are enough: RHEL 8's.
+var minRsync = []int{3, 1, 3}
+
+// HostProblems lists why a host cannot have any pair.
+func HostProblems(f Facts, command string) []pair.Problem {
+	var ps []pair.Problem
+	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	if !f.Root {
+		// Nothing else that is found means anything then.
+		add("", "lockstep "+command+" needs root: it reads secrets and talks to systemd", "sudo lockstep "+command)
+		return ps
+	}
+	if !f.Systemd {
+		add("", "systemd does not run on this host", "lockstep keeps its services with systemd; see lockstep run for a host without")
+	}
+	return ps
+}
+
+func rsyncProblems(f Facts, role Role) []pair.Problem {
+	object := "service"
+	if role == Backup {
+		object = "daemon"
+	}
+	install := installRsync(f.OS, role)
+	switch {
+	case f.Rsync.Path == "":
+		return []pair.Problem{{Path: object, Msg: "rsync is not installed", Hint: install}}
+	case f.Rsync.Fault != "":
+		return []pair.Problem{{Path: object, Msg: fmt.Sprintf("rsync %s at %s cannot be used: %s", f.Rsync.Version, f.Rsync.Path, f.Rsync.Fault),
+			Hint: "rsync 3.4.3 has this fault; install another version (" + install + ")"}}
+	case older(f.Rsync.Version, minRsync):
+		return []pair.Problem{{Path: object, Msg: fmt.Sprintf("rsync %s is too old, 3.1.3 is the oldest that will do", f.Rsync.Version), Hint: install}}
+	}
+	return nil
+}
+
+func installRsync(os string, role Role) string {
+	for _, id := range strings.Fields(os) {
+		switch id {
+		case "fedora", "rhel", "centos":
+			return "dnf install rsync"
+		case "suse", "opensuse":
+			return "zypper install rsync"
+		case "arch":
+			return "pacman -S rsync"
+		case "alpine":
+			return "apk add rsync"
+		}
+	}
+	return "apt-get install rsync"
+}
+
+func older(version string, than []int) bool {
+	var have []int
+	for _, part := range strings.FieldsFunc(version, func(r rune) bool { return r < '0' || r > '9' }) {
+		var n int
+		if _, err := fmt.Sscan(part, &n); err == nil {
+			have = append(have, n)
+		}
+	}
+	if len(have) == 0 {
+		return false // a development build: the trial run has to decide
+	}
+	return slices.Compare(have[:min(len(have), len(than))], than) < 0
+}
+
+// SourceProblems lists why a host cannot be the source host of p.
+func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
+	var ps []pair.Problem
+	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	ps = append(ps, rsyncProblems(f, Source)...)
+	if f.Untrusted != "" {
+		add("unit", "the service would run a program that others can change: "+f.Untrusted,
+			"install -m 0755 -o root lockstep /usr/local/bin/lockstep, and run that")
+	}
+	if d := f.Dirs[p.Source.Path]; !d.Exists {
+		add("source.path", p.Source.Path+" does not exist on the source host", "create or mount it, or correct the path")
+	} else if !d.IsDir {
+		add("source.path", p.Source.Path+" is not a directory", "name the directory to replicate")
+	}
+	for _, t := range f.Tenants {
+		if t.Pair.Name != p.Name && t.has(Backup) && t.Pair.Backup.Path != p.Source.Path && within(t.Pair.Backup.Path, p.Source.Path) {
+			add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", p.Source.Path, t.Pair.Name, t.Pair.Backup.Path),
+				"choose a source directory without it")
+		}
+	}
+	return append(ps, overlap(p, f)...)
+}
+
+// overlap refuses a pair whose two directories are one inside the other on this host.
+func overlap(p pair.Pair, f Facts) []pair.Problem {
+	for _, t := range f.Tenants {
+		// Only when this host plays both roles are both paths on it.
+		if t.Pair.Name == p.Name && t.has(Source) && t.has(Backup) && (within(p.Source.Path, p.Backup.Path) || within(p.Backup.Path, p.Source.Path)) {
+			return []pair.Problem{{Path: "backup.path", Msg: fmt.Sprintf("%s and %s are on the same host and one holds the other", p.Backup.Path, p.Source.Path),
+				Hint: "choose directories that do not overlap"}}
+		}
+	}
+	return nil
+}
+
+// BackupProblems lists why a host cannot be the backup host of p.
+func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
+	var ps []pair.Problem
+	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	ps = append(ps, rsyncProblems(f, Backup)...)
+	if err := rsyncd.CheckPath(p.Backup.Path); err != nil {
+		add("backup.path", err.Error(), "choose another directory")
+	}
+	if err := rsyncd.CheckModuleName(p.Backup.Module); err != nil {
+		add("backup.module", err.Error(), "")
+	}
+	for _, name := range f.Unknown {
+		field, what := "backup.uid", "user"
+		if name == p.Backup.GID && name != p.Backup.UID {
+			field, what = "backup.gid", "group"
+		}
+		add(field, fmt.Sprintf("the backup host has no %s %q", what, name), "create it, or write root")
+	}
+	if len(f.Addresses) == 0 {
+		add("source.address", fmt.Sprintf("the backup host cannot resolve %q, so it cannot let the source host in by its address", p.Source.Address),
+			"write the source host's IP address in source.address")
+	}
+	ps = append(ps, directoryProblems(p, f.Dirs[p.Backup.Path])...)
+	for _, t := range f.Tenants {
+		if t.Pair.Name != p.Name {
+			ps = append(ps, neighbourProblems(p, t)...)
+		}
+	}
+	for _, e := range f.Exports {
+		switch {
+		case within(e.Path, p.Backup.Path) || within(p.Backup.Path, e.Path):
+			add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", p.Backup.Path, e.Module, e.File, e.Path),
+				"remove that module, or choose another directory")
+		case strings.HasPrefix(e.File, RsyncdDir+"/") && e.Module == p.Backup.Module:
+			add("backup.module", fmt.Sprintf("module %q is in %s already, which lockstep did not write", e.Module, e.File), "choose another name in backup.module")
+		}
+	}
+	if l := f.Listener; l != nil {
+		add("backup.port", fmt.Sprintf("port %d is taken by %s", p.Backup.Port, l), portHint(l))
+	}
+	return append(ps, overlap(p, f)...)
+}
+
+func (l *Listener) String() string {
+	switch {
+	case l.Unit != "" && l.Command != "":
+		return fmt.Sprintf("%s (%s, process %d)", l.Unit, l.Command, l.PID)
+	case l.Command != "":
+		return fmt.Sprintf("%s (process %d)", l.Command, l.PID)
+	}
+	return "another process"
+}
+
+func portHint(l *Listener) string {
+	if l.Unit != "" && l.Command == "rsync" {
+		return fmt.Sprintf("systemctl disable --now %s, if nothing else needs it, or choose another port in backup.port", l.Unit)
+	}
+	return "choose another port in backup.port, or stop what holds this one"
+}
+
+func directoryProblems(p pair.Pair, d Dir) []pair.Problem {
+	problem := func(msg, hint string) []pair.Problem {
+		return []pair.Problem{{Path: "backup.path", Msg: msg, Hint: hint}}
+	}
+	switch {
+	case d.Symlink:
+		return problem(p.Backup.Path+" is a symbolic link", "write the directory that it leads to")
+	case d.Exists && !d.IsDir:
+		return problem(p.Backup.Path+" is not a directory", "name a directory, or one that does not exist yet")
+	case !d.Exists && d.WasFS != "" && d.WasFS != d.FS:
+		// Making it would fill whatever filesystem is there instead.
+		return problem(p.Backup.Path+" is missing, and what it was on is not mounted: another filesystem is there now",
+			"mount it; if the backup really starts anew here, create the directory by hand")
+	case d.ReadOnly:
+		return problem(p.Backup.Path+" is on a filesystem that is mounted read-only", "mount it read-write, or choose another directory")
+	}
+	return nil
+}
+
+// neighbourProblems lists what p and another pair on the same backup host cannot share.
+func neighbourProblems(p pair.Pair, t Tenant) []pair.Problem {
+	var ps []pair.Problem
+	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	other := t.Pair
+	if t.has(Backup) {
+		if within(p.Backup.Path, other.Backup.Path) || within(other.Backup.Path, p.Backup.Path) {
+			add("backup.path", fmt.Sprintf("%s is exported already: pair %q has its backup in %s", p.Backup.Path, other.Name, other.Backup.Path),
+				"choose a directory that neither holds the other nor is in it")
+		}
+		if other.Backup.Module == p.Backup.Module {
+			add("backup.module", fmt.Sprintf("module %q belongs to pair %q on this host", p.Backup.Module, other.Name), "choose another name in backup.module")
+		}
+		if other.Backup.Port != p.Backup.Port {
+			add("backup.port", fmt.Sprintf("the daemon of this host listens on port %d, for pair %q; it can listen on one port only", other.Backup.Port, other.Name),
+				fmt.Sprintf("write backup.port = %d, or destroy the other pair on this host first", other.Backup.Port))
+		}
+	}
+	if t.has(Source) && p.Backup.Path != other.Source.Path && within(p.Backup.Path, other.Source.Path) {
+		add("backup.path", fmt.Sprintf("%s is in the source directory of pair %q, %s, and would be replicated with it", p.Backup.Path, other.Name, other.Source.Path),
+			"choose a directory outside of it")
+	}
+	return ps
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/rsyncd"
+	"github.com/lockstep-sync/lockstep/agent/unit"
+)
+
+// Secret is what the source host logs in with.
+type Secret = rsyncd.Secret
+
+// SourceInputs is what the desired state of a source host depends on beside the definition.
+type SourceInputs struct {
+	Binary   string  // the path that the unit runs
+	Digest   string  // of the binary: another one means a restart
+	Packaged bool    // a package has installed the very same template unit
+	Secret   *Secret // nil: not known before the backup host has answered
+	// Watches is the least fs.inotify.max_user_watches that will do; 0 when no limit matters.
+	Watches int
+	// HaveWatches and FileWatches are the kernel's value and that of [SysctlFile], 0 without one.
+	HaveWatches, FileWatches int
+	WatchesWritable          bool
+}
+
+// SourceState is the desired state of the source host of a pair.
+func SourceState(p pair.Pair, in SourceInputs) State {
+	definition := definitionFile(p)
+	secret := File{Object: "secret", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root", Secret: true}
+	if in.Secret == nil {
+		secret.Pending = true
+	} else {
+		secret.Data = SecretData(*in.Secret)
+	}
+	state := State{
+		User: &User{Name: unit.User, Exists: true},
+		Files: map[string]File{
+			EtcDir:                 dir("definition", 0o755),
+			PairsDir:               dir("definition", 0o755),
+			SecretsDir:             dir("secret", 0o700),
+			DefinitionFile(p.Name): definition,
+			SecretFile(p.Name):     secret,
+		},
+		Units:   map[string]Unit{},
+		Sysctls: map[string]string{},
+	}
+	template := unit.Agent(in.Binary).Render()
+	if !in.Packaged {
+		state.Files[SystemdDir+"/"+unit.AgentTemplate] = text("unit", RankUnit, "", template)
+	}
+	dropIn := agentDropIn(p).File().Render()
+	if len(dropIn) > 0 {
+		state.Files[DropInDir(p.Name)] = dir("unit", 0o755)
+		state.Files[DropInFile(p.Name)] = text("unit", RankDropIn, p.Name, dropIn)
+	}
+	if in.Watches > 0 {
+		limits(&state, in)
+	}
+	restart, err := json.Marshal(withoutReloadable(p))
+	if err != nil {
+		panic(fmt.Sprintf("bug: a definition as JSON: %v", err))
+	}
+	state.Units[unit.AgentName(p.Name)] = Unit{
+		Object: "service", Enabled: true, Active: true,
+		Runs: Runs{
+			Start: hash([]byte(in.Digest), template, dropIn, secret.Data, restart),
+			Load:  hash(definition.Data),
+		},
+	}
+	return state
+}
+
+// DropInDir and DropInFile are where a pair's additions to the template unit are.
+func DropInDir(pair string) string  { return SystemdDir + "/" + unit.AgentName(pair) + ".d" }
+func DropInFile(pair string) string { return DropInDir(pair) + "/50-lockstep.conf" }
+
+func agentDropIn(p pair.Pair) unit.AgentDropIn {
+	return unit.AgentDropIn{
+		Fanotify: p.Watch.Backend != "inotify",
+		Tmp:      within(p.Source.Path, "/tmp") || within(p.Source.Path, "/var/tmp"),
+	}
+}
+
+// withoutReloadable is the definition without what the agent takes over on SIGHUP.
+func withoutReloadable(p pair.Pair) pair.Pair {
+	d := pair.Defaults()
+	p.Exclude = d.Exclude
+	return p
+}
+
+// limits raises the number of inotify watches, in the kernel and for the next boot. A value that is enough
+// is left alone, and so is a file that says enough already.
+func limits(state *State, in SourceInputs) {
+	want := in.FileWatches
+	if want < in.Watches {
+		if in.HaveWatches >= in.Watches && in.FileWatches == 0 {
+			return
+		}
+		want = max(roundUp(in.Watches), in.HaveWatches)
+	}
+	f := text("limits", RankLimits, "", []byte(fmt.Sprintf("%s = %d\n", MaxUserWatches, want)))
+	state.Files[SysctlFile] = f
+	if in.HaveWatches < in.Watches && in.WatchesWritable {
+		state.Sysctls[MaxUserWatches] = strconv.Itoa(want)
+	}
+}
+
+// roundUp leaves room for a tree to grow to twice its size at least: a power of two of 65536 or more.
+func roundUp(n int) int {
+	size := 1 << 16
+	for size < 2*n {
+		size *= 2
+	}
+	return size
+}
+
+// BackupInputs is what the desired state of a backup host depends on beside the definition.
+type BackupInputs struct {
+	Rsync   string   // path of the binary
+	Allow   []string // addresses of the source host
+	Secrets []Secret // oldest generation first; the newest counts
+	// Pending is set when a plan would make a new generation.
+	Pending bool
+}
+
+// BackupState is the desired state of the backup host of a pair.
+func BackupState(p pair.Pair, in BackupInputs) (State, error) {
+	module, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{Module(p, in.Allow, in.Secrets)}})
+	if err != nil {
+		return State{}, err
+	}
+	secrets, err := rsyncd.RenderSecrets(in.Secrets)
+	if err != nil {
+		return State{}, err
+	}
+	conf, err := rsyncd.Render(daemonConf(p.Backup.Port))
+	if err != nil {
+		return State{}, err
+	}
+	daemon := unit.Rsyncd(in.Rsync, RsyncdConf).Render()
+	state := State{
+		Files: map[string]File{
+			EtcDir:                 dir("definition", 0o755),
+			PairsDir:               dir("definition", 0o755),
+			SecretsDir:             dir("secrets", 0o700),
+			RsyncdDir:              dir("module", 0o755),
+			DefinitionFile(p.Name): definitionFile(p),
+			SecretsFile(p.Name): {Object: "secrets", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root",
+				Data: append([]byte(Header(p.Name)), secrets...), Secret: true, Pending: in.Pending},
+			ModuleFile(p.Name):                 text("module", RankModule, p.Name, module),
+			RsyncdConf:                         text("daemon", RankConfig, "", conf),
+			SystemdDir + "/" + unit.RsyncdName: text("daemon", RankUnit, "", daemon),
+			// A new directory is for its owner alone until the first transfer gives it the source's mode.
+			p.Backup.Path: {Object: "directory", Rank: RankData, Dir: true, Keep: true, Mode: 0o700, Owner: p.Backup.UID, Group: p.Backup.GID},
+		},
+		Units: map[string]Unit{unit.RsyncdName: {
+			Object: "daemon", Enabled: true, Active: true,
+			Runs: Runs{Start: hash(conf, daemon)},
+		}},
+	}
+	for _, parent := range ancestors(p.Backup.Path) {
+		state.Files[parent] = File{Object: "directory", Rank: RankData, Dir: true, Keep: true, Mode: 0o755, Owner: "root", Group: "root"}
+	}
+	return state, nil
+}
+
+// daemonConf is /etc/lockstep/rsyncd.conf. Without a log file the daemon logs to syslog, and so to the journal.
+func daemonConf(port int) *rsyncd.File {
+	return &rsyncd.File{
+		Global: []rsyncd.Param{
+			{Name: "port", Value: strconv.Itoa(port)},
+			// Without it each small transfer waits twice for a delayed acknowledgement of 40 ms.
+			{Name: "socket options", Value: "TCP_NODELAY"},
+			{Name: "reverse lookup", Value: "no"},
+			{Name: "forward lookup", Value: "no"},
+		},
+		Includes: []rsyncd.Include{{Path: RsyncdDir}},
+	}
+}
+
+// Module is the part of rsyncd.conf for one pair.
+func Module(p pair.Pair, allow []string, secrets []Secret) rsyncd.Module {
+	var users []string
+	for _, s := range secrets {
+		users = append(users, s.User)
+	}
+	return rsyncd.Module{Name: p.Backup.Module, Params: []rsyncd.Param{
+		{Name: "path", Value: p.Backup.Path},
+		{Name: "read only", Value: "no"},
+		{Name: "write only", Value: "yes"},
+		{Name: "list", Value: "no"},
+		{Name: "uid", Value: p.Backup.UID},
+		{Name: "gid", Value: p.Backup.GID},
+		// Explicit: when unset, the daemon goes on without a chroot if it cannot make one (since 3.2.7).
+		{Name: "use chroot", Value: "yes"},
+		{Name: "numeric ids", Value: "yes"},
+		// Inside a chroot a link leads nowhere else, and it has to arrive as it is.
+		{Name: "munge symlinks", Value: "no"},
+		{Name: "auth users", Value: strings.Join(users, ", ")},
+		{Name: "secrets file", Value: SecretsFile(p.Name)},
+		{Name: "strict modes", Value: "yes"},
+		{Name: "hosts allow", Value: strings.Join(allow, " ")},
+		{Name: "hosts deny", Value: "*"},
+		// The child of a killed client holds its place for a while, so each run may need two; two more for a try.
+		{Name: "max connections", Value: strconv.Itoa(2*p.Transfer.Parallel + 2)},
+		{Name: "lock file", Value: RsyncdRunDir + "/" + p.Name + ".lock"},
+		// The client's --timeout, if shorter, counts; this ends connections that a client has forgotten.
+		{Name: "timeout", Value: "600"},
+		{Name: "refuse options", Value: refuseOptions},
+	}}
+}
+
+// AcceptedOptions are the rsync options that a module takes: those of the agent's runs and those that
+// `transfer.options` may add. A test holds it against both.
+func AcceptedOptions() []string {
+	return slices.Clone(acceptedOptions)
+}
+
+var acceptedOptions = []string{
+	"acls", "archive", "block-size", "bwlimit", "checksum", "checksum-choice", "chmod", "compress*",
+	"compress-choice", "compress-level", "delete", "delete-*", "devices", "dirs", "files-from", "force", "from0",
+	"fsync", "fuzzy", "group", "hard-links", "implied-dirs", "info", "inplace", "itemize-changes", "links",
+	"log-format", "max-alloc", "max-delete", "mkpath", "modify-window", "numeric-ids", "omit-dir-times",
+	"omit-link-times", "owner", "partial", "partial-dir", "perms", "preallocate", "recursive", "relative",
+	"skip-compress", "sparse", "specials", "stats", "timeout", "times", "usermap", "groupmap", "verbose",
+	"whole-file", "xattrs",
+}
+
+// refuseOptions refuses everything else. rsyncd.conf(5): a list that begins with * is one of what is accepted.
+var refuseOptions = func() string {
+	words := []string{"*"}
+	for _, o := range acceptedOptions {
+		words = append(words, "!"+o)
+	}
+	return strings.Join(words, " ")
+}()
+
+// SecretData is the text of the source host's secret file. rsync takes the first line as the password
+// (--password-file) and stops there; the agent takes the user name from the second, so that both change at once;
+// the third is the key of the fingerprint.
+func SecretData(s Secret) []byte {
+	return []byte(s.Password + "\n" + s.User + "\n" + s.Key + "\n")
+}
+
+// ParseSecretData reads what [SecretData] wrote.
+func ParseSecretData(data []byte) (Secret, bool) {
+	lines := strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+	if len(lines) < 2 || lines[0] == "" || lines[1] == "" {
+		return Secret{}, false
+	}
+	s := Secret{Password: lines[0], User: lines[1]}
+	if len(lines) > 2 {
+		s.Key = lines[2]
+	}
+	return s, true
+}
+
+func definitionFile(p pair.Pair) File {
+	return text("definition", RankDefinition, p.Name, p.Render())
+}
+
+func text(object string, rank Rank, pairName string, data []byte) File {
+	return File{Object: object, Rank: rank, Mode: 0o644, Owner: "root", Group: "root", Data: append([]byte(Header(pairName)), data...)}
+}
+
+func dir(object string, mode fs.FileMode) File {
+	return File{Object: object, Rank: RankDir, Dir: true, Mode: mode, Owner: "root", Group: "root"}
+}
+
+// within is whether p is dir or below it.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// hash joins parts, each with its length, so that no two lists of parts are alike.
+func hash(parts ...[]byte) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:", len(p))
+		h.Write(p)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Generation reads the number at the end of a user name: 7 of lockstep-7, and 0 of any other.
+func Generation(user string) int {
+	i := strings.LastIndexByte(user, '-')
+	n, err := strconv.Atoi(user[i+1:])
+	if i < 0 || err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// NextUser is the user name of the generation after the newest of secrets.
+func NextUser(auth string, secrets []Secret) string {
+	newest := 0
+	for _, s := range secrets {
+		newest = max(newest, Generation(s.User))
+	}
+	return cmp.Or(auth, unit.User) + "-" + strconv.Itoa(newest+1)
+}

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Step is one change to a host, with what is needed to make it. Object is empty for a step that only serves
+// others and that nobody needs to see.
+type Step struct {
+	Change
+	Kind Kind
+	File File   // to be written; for RemoveFile as it was
+	Name string // unit, user or sysctl
+	Arg  string // a sysctl's value
+	Runs Runs   // what a unit will have been started with
+	// Content is whether a written file gets another content, and not only another mode or owner.
+	Content bool
+	// Words say what differs, for Reply.Checks.
+	Words string
+}
+
+// Kind is what a step does.
+type Kind int
+
+// The kinds of steps, in the order of a plan.
+const (
+	AddUser      Kind = iota
+	StopUnit          // of a unit that goes away
+	DisableUnit       //
+	WriteFile         //
+	RemoveFile        //
+	RemoveTree        //
+	DaemonReload      //
+	SetSysctl         //
+	EnableUnit        //
+	StartUnit         //
+	RestartUnit       //
+	ReloadUnit        //
+	RemoveUser
+)
+
+// Diff lists the steps that lead from current to desired, in an order in which each finds what it needs. What
+// is in current and not in desired is removed. No step at all means that both are the same.
+func Diff(current, desired State) []Step {
+	var steps []Step
+	add := func(s Step) { steps = append(steps, s) }
+
+	if u := desired.User; u != nil && u.Exists && (current.User == nil || !current.User.Exists) {
+		add(Step{Kind: AddUser, Name: u.Name, Words: fmt.Sprintf("user %s is missing", u.Name),
+			Change: Change{Object: "unit", Path: "user " + u.Name, Action: "create"}})
+	}
+	steps = append(steps, leaving(current, desired)...)
+	files := fileSteps(current, desired)
+	steps = append(steps, files...)
+
+	reload := slices.ContainsFunc(files, func(s Step) bool { return s.File.Rank == RankUnit || s.File.Rank == RankDropIn })
+	for name := range desired.Units {
+		reload = reload || current.Units[name].Stale
+	}
+	if reload {
+		add(Step{Kind: DaemonReload})
+	}
+	for _, name := range slices.Sorted(maps.Keys(desired.Sysctls)) {
+		have, want := current.Sysctls[name], desired.Sysctls[name]
+		if have != want {
+			add(Step{Kind: SetSysctl, Name: name, Arg: want, Words: fmt.Sprintf("%s is %s, needs %s", name, have, want),
+				Change: Change{Object: "limits", Path: name, Action: "update", Diff: fmt.Sprintf("-%s = %s\n+%s = %s\n", name, have, name, want)}})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(desired.Units)) {
+		steps = append(steps, unitSteps(name, current.Units[name], desired.Units[name], files)...)
+	}
+	if u := current.User; u != nil && u.Exists && (desired.User == nil || !desired.User.Exists) {
+		add(Step{Kind: RemoveUser, Name: u.Name, Words: fmt.Sprintf("user %s is no longer needed", u.Name),
+			Change: Change{Object: "unit", Path: "user " + u.Name, Action: "delete"}})
+	}
+	return steps
+}
+
+// leaving stops and disables the units that desired has no more.
+func leaving(current, desired State) []Step {
+	var steps []Step
+	for _, name := range slices.Sorted(maps.Keys(current.Units)) {
+		have, want := current.Units[name], desired.Units[name]
+		object := have.Object
+		if have.Active && !want.Active {
+			steps = append(steps, Step{Kind: StopUnit, Name: name, Words: name + " runs",
+				Change: Change{Object: object, Path: name, Action: "stop"}})
+		}
+		if have.Enabled && !want.Enabled {
+			steps = append(steps, Step{Kind: DisableUnit, Name: name, Words: name + " is enabled",
+				Change: Change{Object: object, Path: name, Action: "disable"}})
+		}
+	}
+	return steps
+}
+
+func unitSteps(name string, have, want Unit, files []Step) []Step {
+	var steps []Step
+	// Whoever changed a file by hand may have restarted the unit with it, which no record tells.
+	restart, reload := false, false
+	for _, f := range files {
+		changed := f.Content || f.Kind == RemoveFile
+		switch f.File.Rank {
+		case RankUnit, RankDropIn, RankConfig:
+			restart = restart || changed
+		case RankSecret:
+			restart = restart || changed && f.Object == "secret"
+		case RankDefinition:
+			reload = reload || changed && want.Object == "service"
+		}
+	}
+	step := func(kind Kind, action, words string) {
+		steps = append(steps, Step{Kind: kind, Name: name, Runs: want.Runs, Words: words,
+			Change: Change{Object: want.Object, Path: name, Action: action}})
+	}
+	if want.Enabled && (have.Masked || !have.Enabled) {
+		words := name + " is disabled"
+		if have.Masked {
+			words = name + " is masked"
+		}
+		step(EnableUnit, "enable", words)
+	}
+	switch {
+	case !want.Active:
+	case !have.Active:
+		words := name + " is stopped"
+		if have.State != "" {
+			words = name + " is " + have.State
+		}
+		if have.Status != "" {
+			words += ": " + have.Status
+		}
+		step(StartUnit, "start", words)
+	case restart:
+		step(RestartUnit, "restart", "") // the files have words of their own
+	case have.Runs.Start != want.Runs.Start:
+		words := name + " was started before the last change"
+		if reload {
+			words = ""
+		}
+		step(RestartUnit, "restart", words)
+	case reload:
+		step(ReloadUnit, "reload", "")
+	case have.Runs.Load != want.Runs.Load:
+		step(ReloadUnit, "reload", name+" has not read its definition again")
+	}
+	return steps
+}
+
+func fileSteps(current, desired State) []Step {
+	var writes, removals []Step
+	for p, want := range desired.Files {
+		have, exists := current.Files[p]
+		if s, ok := writeStep(p, have, want, exists); ok {
+			writes = append(writes, s)
+		}
+	}
+	for p, have := range current.Files {
+		if _, ok := desired.Files[p]; ok || have.Foreign {
+			continue
+		}
+		s := Step{Kind: RemoveFile, File: have, Words: p + " is no longer needed",
+			Change: Change{Object: have.Object, Path: p, Action: "delete"}}
+		if have.Tree {
+			s.Kind = RemoveTree
+		}
+		if !have.Dir {
+			s.Diff = fileDiff(p, &have, nil)
+		}
+		removals = append(removals, s)
+	}
+	order := func(a, b Step) int {
+		if a.File.Rank != b.File.Rank {
+			return int(a.File.Rank - b.File.Rank)
+		}
+		return strings.Compare(a.Path, b.Path) // a directory before what is in it
+	}
+	slices.SortFunc(writes, order)
+	slices.SortFunc(removals, func(a, b Step) int { return order(b, a) })
+	return append(writes, removals...)
+}
+
+func writeStep(p string, have, want File, exists bool) (Step, bool) {
+	s := Step{Kind: WriteFile, File: want, Change: Change{Object: want.Object, Path: p, Action: "update"}}
+	if !exists {
+		s.Action = "create"
+		s.Words, s.Content = p+" is missing", true
+		s.Diff = fileDiff(p, nil, &want)
+		return s, true
+	}
+	var words []string
+	if !bytes.Equal(have.Data, want.Data) || want.Pending {
+		how := "differs"
+		if have.Edited {
+			how = "changed by hand"
+		}
+		if !want.Secret && !have.Secret {
+			how += ": " + LineWords(have.Data, want.Data)
+		}
+		words = append(words, fmt.Sprintf("%s in %s", how, p))
+		s.Content = true
+	}
+	if !want.Keep {
+		if have.Mode != want.Mode {
+			words = append(words, fmt.Sprintf("%s has mode %04o instead of %04o", p, have.Mode, want.Mode))
+		}
+		if have.Owner != want.Owner || have.Group != want.Group {
+			words = append(words, fmt.Sprintf("%s belongs to %s:%s instead of %s:%s", p, have.Owner, have.Group, want.Owner, want.Group))
+		}
+	}
+	if len(words) == 0 {
+		return Step{}, false
+	}
+	s.Words = strings.Join(words, ", ")
+	s.Diff = fileDiff(p, &have, &want)
+	return s, true
+}
+
+// fileDiff is a unified diff of two files, of which one may be missing. A secret is only said to differ.
+func fileDiff(p string, have, want *File) string {
+	var b strings.Builder
+	from, to := p, p
+	var old, now []byte
+	var secret bool
+	describe := func(f *File) string { return fmt.Sprintf("mode %04o, owner %s:%s", f.Mode, f.Owner, f.Group) }
+	if have == nil {
+		from = "/dev/null"
+	} else {
+		old, secret = have.Data, have.Secret
+	}
+	if want == nil {
+		to = "/dev/null"
+	} else {
+		now, secret = want.Data, secret || want.Secret
+	}
+	isDir := want != nil && want.Dir || have != nil && have.Dir
+	if have != nil && want != nil && !want.Keep && describe(have) != describe(want) {
+		fmt.Fprintf(&b, "%s: %s -> %s\n", p, describe(have), describe(want))
+	}
+	switch {
+	case isDir:
+		if have == nil {
+			fmt.Fprintf(&b, "directory %s (%s)\n", p, describe(want))
+		}
+	case secret:
+		if !bytes.Equal(old, now) || want != nil && want.Pending {
+			fmt.Fprintf(&b, "--- %s\n+++ %s\n", from, to)
+			if have != nil {
+				b.WriteString("-(redacted)\n")
+			}
+			if want != nil {
+				b.WriteString("+(redacted)\n")
+			}
+		}
+	case !bytes.Equal(old, now):
+		fmt.Fprintf(&b, "--- %s\n+++ %s\n%s", from, to, unified(old, now))
+	}
+	return b.String()
+}
+
+// edit is one line of a comparison: ' ', '-' or '+', and its line numbers in both texts.
+type edit struct {
+	op       byte
+	old, now int
+	text     string
+}
+
+// maxCells bounds the memory of a comparison; past it, one text is shown as replaced by the other.
+const maxCells = 4 << 20
+
+// compare finds a shortest list of removed and added lines by the table of longest common subsequences.
+func compare(old, now []string) []edit {
+	start := 0
+	for start < len(old) && start < len(now) && old[start] == now[start] {
+		start++
+	}
+	end := 0
+	for end < len(old)-start && end < len(now)-start && old[len(old)-1-end] == now[len(now)-1-end] {
+		end++
+	}
+	a, b := old[start:len(old)-end], now[start:len(now)-end]
+	var edits []edit
+	for i := range start {
+		edits = append(edits, edit{' ', i, i, old[i]})
+	}
+	i, j := 0, 0
+	if len(a)*len(b) <= maxCells {
+		width := len(b) + 1
+		common := make([]int32, (len(a)+1)*width)
+		for x := len(a) - 1; x >= 0; x-- {
+			for y := len(b) - 1; y >= 0; y-- {
+				if a[x] == b[y] {
+					common[x*width+y] = common[(x+1)*width+y+1] + 1
+				} else {
+					common[x*width+y] = max(common[(x+1)*width+y], common[x*width+y+1])
+				}
+			}
+		}
+		for i < len(a) && j < len(b) {
+			switch {
+			case a[i] == b[j]:
+				edits = append(edits, edit{' ', start + i, start + j, a[i]})
+				i, j = i+1, j+1
+			case common[(i+1)*width+j] >= common[i*width+j+1]:
+				edits = append(edits, edit{'-', start + i, start + j, a[i]})
+				i++
+			default:
+				edits = append(edits, edit{'+', start + i, start + j, b[j]})
+				j++
+			}
+		}
+	}
+	for ; i < len(a); i++ {
+		edits = append(edits, edit{'-', start + i, start + j, a[i]})
+	}
+	for ; j < len(b); j++ {
+		edits = append(edits, edit{'+', start + i, start + j, b[j]})
+	}
+	for k := range end {
+		edits = append(edits, edit{' ', len(old) - end + k, len(now) - end + k, old[len(old)-end+k]})
+	}
+	return edits
+}
+
+func splitLines(data []byte) []string {
+	if len(data) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+}
+
+// unified writes the hunks of a unified diff with three lines of context.
+func unified(old, now []byte) string {
+	const context = 3
+	edits := compare(splitLines(old), splitLines(now))
+	var b strings.Builder
+	for i := 0; i < len(edits); {
+		if edits[i].op == ' ' {
+			i++
+			continue
+		}
+		from, last := max(0, i-context), i
+		for k := i; k < len(edits) && k <= last+2*context; k++ {
+			if edits[k].op != ' ' {
+				last = k
+			}
+		}
+		to := min(len(edits), last+context+1)
+		var oldLines, nowLines int
+		for _, e := range edits[from:to] {
+			if e.op != '+' {
+				oldLines++
+			}
+			if e.op != '-' {
+				nowLines++
+			}
+		}
+		fmt.Fprintf(&b, "@@ -%s +%s @@\n", span(edits[from].old, oldLines), span(edits[from].now, nowLines))
+		for _, e := range edits[from:to] {
+			fmt.Fprintf(&b, "%c%s\n", e.op, e.text)
+		}
+		i = to
+	}
+	return b.String()
+}
+
+// span is a range of lines as diff(1) writes it: an empty one begins at the line before.
+func span(first, lines int) string {
+	if lines == 0 {
+		return fmt.Sprintf("%d,0", first)
+	}
+	return fmt.Sprintf("%d,%d", first+1, lines)
+}
+
+// maxWords is how many lines LineWords names.
+const maxWords = 3
+
+// LineWords says in a few words in which lines a text differs from what it should be.
+func LineWords(have, want []byte) string {
+	old, now := splitLines(have), splitLines(want)
+	var words []string
+	edits := compare(old, now)
+	for i := 0; i < len(edits); {
+		if edits[i].op == ' ' {
+			i++
+			continue
+		}
+		var extra, missing []string
+		for ; i < len(edits) && edits[i].op != ' '; i++ {
+			switch {
+			case strings.TrimSpace(edits[i].text) == "":
+			case edits[i].op == '-':
+				extra = append(extra, qualified(old, edits[i].old))
+			default:
+				missing = append(missing, "without "+qualified(now, edits[i].now))
+			}
+		}
+		if len(extra) > 0 {
+			words = append(words, extra...)
+		} else {
+			words = append(words, missing...)
+		}
+	}
+	if len(words) == 0 {
+		return "white space"
+	}
+	if more := len(words) - maxWords; more > 0 {
+		words = append(words[:maxWords], fmt.Sprintf("and %d more lines", more))
+	}
+	return strings.Join(words, ", ")
+}
+
+// qualified gives a line of YAML its parents: delete.enabled: false.
+func qualified(lines []string, i int) string {
+	line := strings.TrimSpace(lines[i])
+	indent := len(lines[i]) - len(strings.TrimLeft(lines[i], " "))
+	for k := i - 1; k >= 0 && indent > 0; k-- {
+		parent := strings.TrimLeft(lines[k], " ")
+		if n := len(lines[k]) - len(parent); n < indent && strings.HasSuffix(parent, ":") {
+			line = strings.TrimSuffix(parent, ":") + "." + line
+			indent = n
+		}
+	}
+	return line
+}
+
+// Checks turns the steps that a role needs into Reply.Checks.
+func Checks(role Role, steps []Step) map[string]string {
+	checks := map[string]string{}
+	for _, object := range Objects(role) {
+		checks[object] = InSync
+	}
+	for _, s := range steps {
+		if s.Object == "" || s.Words == "" {
+			continue
+		}
+		if checks[s.Object] == InSync {
+			checks[s.Object] = s.Words
+		} else {
+			checks[s.Object] += "; " + s.Words
+		}
+	}
+	return checks
+}
+
+// Objects lists the objects of a role, as in Reply.Checks.
+func Objects(role Role) []string {
+	if role == Backup {
+		return []string{"definition", "module", "secrets", "daemon", "directory"}
+	}
+	return []string{"definition", "secret", "unit", "service", "limits", "source_dir"}
+}
+
+// Changes lists what people and front ends see of the steps.
+func Changes(steps []Step) []Change {
+	changes := []Change{}
+	for _, s := range steps {
+		if s.Object != "" {
+			changes = append(changes, s.Change)
+		}
+	}
+	return changes
+}
+
+// ancestors lists the directories above p, outermost first, without the root.
+func ancestors(p string) []string {
+	var dirs []string
+	for d := path.Dir(p); d != "/" && d != "."; d = path.Dir(d) {
+		dirs = append(dirs, d)
+	}
+	slices.Reverse(dirs)
+	return dirs
+}

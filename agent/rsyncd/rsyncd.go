@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rsyncd holds rsyncd.conf(5) and the secrets file of a module as values.
+//
+// What [Render] writes, [Parse] and the rsync daemon read back as the same value; a value that the
+// format cannot hold is an error and never quoted, because rsync knows no quotes. [Parse] takes
+// any file that the daemon takes, so that modules which are not ours can be looked at. The package
+// reads no file: an &include or &merge line is reported, following it is left to the caller.
+package rsyncd
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/ini.v1"
+)
+
+// File is one rsyncd.conf.
+type File struct {
+	Global   []Param   // parameters before the first module or in [global]
+	Includes []Include // in the order of the file
+	Modules  []Module
+}
+
+// Module is one section: a directory that the daemon serves under a name.
+type Module struct {
+	Name   string
+	Params []Param
+}
+
+// Param is one parameter. Names are in lower case with single spaces, as in `hosts allow`.
+type Param struct{ Name, Value string }
+
+// Include is an &include or &merge line; both may name a file or a directory.
+type Include struct {
+	Merge bool // &merge: the other file's parameters continue this one
+	Path  string
+}
+
+// Get returns the value of a parameter, and "" when it is not set.
+func Get(params []Param, name string) string {
+	for _, p := range slices.Backward(params) {
+		if p.Name == name {
+			return p.Value
+		}
+	}
+	return ""
+}
+
+// Get returns the value that counts for the module: its own, else the global one.
+func (f *File) Get(m Module, name string) string {
+	if slices.ContainsFunc(m.Params, func(p Param) bool { return p.Name == name }) {
+		return Get(m.Params, name)
+	}
+	return Get(f.Global, name)
+}
+
+// iniOptions turns off everything in which ini.v1 differs from rsyncd.conf, as far as it can be turned off.
+var iniOptions = ini.LoadOptions{
+	IgnoreContinuation:      true,
+	IgnoreInlineComment:     true,
+	PreserveSurroundedQuote: true,
+	AllowBooleanKeys:        true,
+	KeyValueDelimiters:      "=",
+}
+
+// Marks around what ini.v1 must not interpret: backticks and triple quotes at the start of a value,
+// white space that is not ASCII, a module called DEFAULT.
+const (
+	valueMark   = "\x01"
+	sectionMark = "="
+	includeMark = "&"
+)
+
+// Parse reads an rsyncd.conf.
+func Parse(data []byte) (*File, error) {
+	var text bytes.Buffer
+	var includes []Include
+	for n, line := range logicalLines(data) {
+		line = strings.Trim(line, asciiSpace)
+		switch {
+		case line == "" || line[0] == '#' || line[0] == ';':
+		case strings.ContainsAny(line, "\x00\x01"):
+			return nil, fmt.Errorf("line %d: control character", n+1)
+		case line[0] == '[':
+			name, _, ok := strings.Cut(line[1:], "]")
+			name = strings.Join(strings.FieldsFunc(name, isASCIISpace), " ")
+			if !ok || name == "" {
+				return nil, fmt.Errorf("line %d: module name without its brackets: %q", n+1, line)
+			}
+			fmt.Fprintf(&text, "[%s%s]\n", sectionMark, name)
+		case line[0] == '&':
+			inc, err := parseInclude(line)
+			if err != nil {
+				return nil, fmt.Errorf("line %d: %w", n+1, err)
+			}
+			includes = append(includes, inc)
+		default:
+			name, value, ok := strings.Cut(line, "=")
+			name = canonical(name)
+			if !ok || !paramName.MatchString(name) {
+				return nil, fmt.Errorf("line %d: neither a parameter, a module nor a comment: %q", n+1, line)
+			}
+			fmt.Fprintf(&text, "%s=%s%s%s\n", name, valueMark, strings.Trim(value, asciiSpace), valueMark)
+		}
+	}
+	parsed, err := ini.LoadSources(iniOptions, text.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	f := &File{Includes: includes}
+	for _, section := range parsed.Sections() {
+		var params []Param
+		for _, key := range section.Keys() {
+			params = append(params, Param{key.Name(), strings.Trim(key.Value(), valueMark)})
+		}
+		name, isModule := strings.CutPrefix(section.Name(), sectionMark)
+		switch {
+		case !isModule:
+			f.Global = append(f.Global, params...)
+		case strings.EqualFold(name, "global"):
+			// rsyncd.conf(5): [global] goes on with the global parameters; the last value counts.
+			for _, p := range params {
+				f.Global = slices.DeleteFunc(f.Global, func(q Param) bool { return q.Name == p.Name })
+				f.Global = append(f.Global, p)
+			}
+		default:
+			f.Modules = append(f.Modules, Module{Name: name, Params: params})
+		}
+	}
+	return f, nil
+}
+
+// Render writes the file in the form that the daemon reads.
+func Render(f *File) ([]byte, error) {
+	out := ini.Empty(iniOptions)
+	if err := addParams(out.Section(ini.DefaultSection), f.Global); err != nil {
+		return nil, err
+	}
+	for _, inc := range f.Includes {
+		if err := CheckValue(inc.Path); err != nil || inc.Path == "" {
+			return nil, fmt.Errorf("included path %q: %v", inc.Path, err)
+		}
+		line := "&include " + inc.Path
+		if inc.Merge {
+			line = "&merge " + inc.Path
+		}
+		if _, err := out.Section(ini.DefaultSection).NewBooleanKey(line); err != nil {
+			return nil, err
+		}
+	}
+	seen := map[string]bool{}
+	for _, m := range f.Modules {
+		if err := CheckModuleName(m.Name); err != nil {
+			return nil, err
+		}
+		if seen[m.Name] {
+			return nil, fmt.Errorf("module %q: named twice", m.Name)
+		}
+		seen[m.Name] = true
+		section, err := out.NewSection(m.Name)
+		if err != nil {
+			return nil, fmt.Errorf("module %q: %w", m.Name, err)
+		}
+		if err := addParams(section, m.Params); err != nil {
+			return nil, fmt.Errorf("module %q: %w", m.Name, err)
+		}
+	}
+	var buf bytes.Buffer
+	if _, err := out.WriteTo(&buf); err != nil {
+		return nil, err
+	}
+	// ini.v1 aligns the equal signs; one space before each keeps a diff to the lines that changed.
+	lines := strings.SplitAfter(buf.String(), "\n")
+	for i, line := range lines {
+		if name, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "[") && !strings.HasPrefix(line, includeMark) {
+			lines[i] = strings.TrimRight(name, " ") + " =" + value
+		}
+	}
+	return []byte(strings.Join(lines, "")), nil
+}
+
+func addParams(section *ini.Section, params []Param) error {
+	for _, p := range params {
+		if p.Name != canonical(p.Name) || !paramName.MatchString(p.Name) {
+			return fmt.Errorf("parameter name %q", p.Name)
+		}
+		if err := CheckValue(p.Value); err != nil {
+			return fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+		if section.HasKey(p.Name) {
+			return fmt.Errorf("parameter %q: set twice", p.Name)
+		}
+		if _, err := section.NewKey(p.Name, p.Value); err != nil {
+			return fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+var (
+	paramName  = regexp.MustCompile(`^[a-z0-9]+( [a-z0-9]+)*$`)
+	moduleName = regexp.MustCompile(`^[^\s\pC\]\[/\\:=#;"'%&*?!,` + "`" + `-][^\pC\]\[/\\:=#;"'%&*?!,` + "`" + `]*$`)
+	variable   = regexp.MustCompile(`%[A-Za-z0-9_]+%`)
+)
+
+// CheckModuleName says why a module cannot have this name.
+func CheckModuleName(name string) error {
+	switch {
+	case !moduleName.MatchString(name), name != strings.Join(strings.Fields(name), " "):
+		return fmt.Errorf("module name %q: write letters, digits, -, _ and .", name)
+	case strings.EqualFold(name, "global"), strings.EqualFold(name, ini.DefaultSection):
+		return fmt.Errorf("module name %q is reserved", name)
+	}
+	return nil
+}
+
+// CheckValue says why a value cannot be written: rsyncd.conf has neither quotes nor escapes.
+func CheckValue(v string) error {
+	switch {
+	case v != strings.TrimSpace(v):
+		return fmt.Errorf("value %q: white space at an end is lost", v)
+	case strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Errorf("value %q: control character", v)
+	case strings.HasSuffix(v, `\`):
+		return fmt.Errorf("value %q: a backslash at the end continues the line", v)
+	case strings.Contains(v, "`"):
+		return fmt.Errorf("value %q: backtick", v)
+	}
+	return nil
+}
+
+// CheckPath says why a directory cannot be the path of a module: beside [CheckValue], the daemon
+// replaces %NAME% by an environment variable and takes /./ as the place of the chroot.
+func CheckPath(path string) error {
+	if err := CheckValue(path); err != nil {
+		return err
+	}
+	switch {
+	case variable.MatchString(path):
+		return fmt.Errorf("path %q: the rsync daemon would replace %s", path, variable.FindString(path))
+	case strings.Contains(path+"/", "/./"):
+		return fmt.Errorf("path %q: /./ has a meaning of its own in rsyncd.conf", path)
+	}
+	return nil
+}
+
+const asciiSpace = " \t\r\n\v\f"
+
+func isASCIISpace(r rune) bool { return r < 0x80 && strings.ContainsRune(asciiSpace, r) }
+
+// canonical is the name as rsyncd.conf(5) writes it: case and the amount of white space do not count.
+func canonical(name string) string {
+	return strings.Join(strings.FieldsFunc(strings.ToLower(name), isASCIISpace), " ")
+}
+
+func parseInclude(line string) (Include, error) {
+	word, path, _ := strings.Cut(line[1:], " ")
+	path = strings.Trim(path, asciiSpace)
+	// The daemon also takes an equal sign between the two.
+	path = strings.Trim(strings.TrimPrefix(path, "="), asciiSpace)
+	switch {
+	case path == "":
+	case word == "include":
+		return Include{Path: path}, nil
+	case word == "merge":
+		return Include{Merge: true, Path: path}, nil
+	}
+	return Include{}, fmt.Errorf("neither &include PATH nor &merge PATH: %q", line)
+}
+
+// logicalLines yields lines with those that end in a backslash joined to the next; comments are
+// never continued. The index is that of the first physical line.
+func logicalLines(data []byte) func(yield func(int, string) bool) {
+	return func(yield func(int, string) bool) {
+		lines := strings.Split(string(data), "\n")
+		for i := 0; i < len(lines); i++ {
+			first, line := i, lines[i]
+			comment := strings.HasPrefix(strings.TrimLeft(line, asciiSpace), "#") || strings.HasPrefix(strings.TrimLeft(line, asciiSpace), ";")
+			for !comment && i+1 < len(lines) {
+				joined, ok := strings.CutSuffix(strings.TrimRight(line, asciiSpace), `\`)
+				if !ok {
+					break
+				}
+				i++
+				line = joined + lines[i]
+			}
+			if !yield(first, line) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/apply"
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+)
+
+// maxRequest bounds standard input; the definition in it is bounded by pair.MaxSize.
+const maxRequest = 4 << 20
+
+const hostHelp = `A request (JSON, see DESIGN.md) or a pair definition (YAML) is read from standard input, unless
+--definition names a file. The reply is for people, or one JSON object with --json. Needs root.
+
+Two hosts by hand, from one data.yaml:
+
+  source#  lockstep apply --role source --definition data.yaml > nfs01.key
+           makes this host's key, prints its public half and ends with status 7: not applied yet
+  backup#  lockstep apply --role backup --definition data.yaml --recipient @nfs01.key > data.sealed
+           makes the module, and a password that only the source host can open
+  source#  lockstep apply --role source --definition data.yaml --sealed-password @data.sealed
+
+What is passed between the hosts is not secret. After the first time, "lockstep apply" alone puts back
+what was changed by hand, on either host; only a lost or rotated password needs the exchange again.
+
+`
+
+func runPlan(ctx context.Context, std stdio, args []string) error {
+	return runHost(ctx, std, plan.Plan, args)
+}
+
+func runApply(ctx context.Context, std stdio, args []string) error {
+	return runHost(ctx, std, plan.Apply, args)
+}
+
+func runRead(ctx context.Context, std stdio, args []string) error {
+	return runHost(ctx, std, plan.Read, args)
+}
+
+func runDestroy(ctx context.Context, std stdio, args []string) error {
+	return runHost(ctx, std, plan.Destroy, args)
+}
+
+// hostFlags is the command line of plan, apply, read and destroy.
+type hostFlags struct {
+	role, definition, recipient, sealed, fingerprint string
+	json, rotate                                     bool
+	name                                             string
+}
+
+func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error) {
+	var f hostFlags
+	set := flag.NewFlagSet("lockstep "+string(verb), flag.ContinueOnError)
+	set.SetOutput(std.err)
+	set.StringVar(&f.role, "role", "", "what this host is for the pair: `source or backup`")
+	set.StringVar(&f.definition, "definition", "", "read the pair definition from `FILE` instead of standard input")
+	set.BoolVar(&f.json, "json", false, "print the reply as JSON")
+	if verb == plan.Apply {
+		set.StringVar(&f.recipient, "recipient", "", "backup: seal the password to this public `KEY`, or to that in @FILE")
+		set.StringVar(&f.sealed, "sealed-password", "", "source: the backup host's sealed password `TEXT`, or @FILE")
+		set.BoolVar(&f.rotate, "rotate", false, "backup: make a new password; the old one works until --fingerprint tells that the source has switched")
+		set.StringVar(&f.fingerprint, "fingerprint", "", "backup: the `FINGERPRINT` that the source host printed; ends a rotation")
+	}
+	set.Usage = func() {
+		fmt.Fprintf(std.err, "usage: lockstep %s --role source|backup [--definition FILE] [--json]", verb)
+		if verb == plan.Read || verb == plan.Destroy {
+			fmt.Fprint(std.err, " [NAME]")
+		}
+		fmt.Fprintf(std.err, "\n\n%s\n\n%s", hostShort[verb], hostHelp)
+		set.PrintDefaults()
+	}
+	if err := set.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return f, &statusError{status: exitOK}
+		}
+		return f, &statusError{status: exitUsage}
+	}
+	rest := set.Args()
+	if len(rest) > 0 && (verb == plan.Read || verb == plan.Destroy) {
+		f.name, rest = rest[0], rest[1:]
+	}
+	switch {
+	case len(rest) > 0:
+		return f, &statusError{exitUsage, fmt.Errorf("unexpected argument %q", rest[0])}
+	case f.role != string(plan.Source) && f.role != string(plan.Backup):
+		return f, &statusError{exitUsage, errors.New("--role is missing\nhint: write --role source or --role backup")}
+	case f.name != "" && !plan.ValidName(f.name):
+		return f, &statusError{exitUsage, fmt.Errorf("%q is not a name of a pair", f.name)}
+	}
+	return f, nil
+}
+
+var hostShort = map[plan.Verb]string{
+	plan.Plan:    "Shows what apply would change on this host, and changes nothing.",
+	plan.Apply:   "Makes this host what the definition says, or changes nothing and tells why.",
+	plan.Read:    "Shows what this host has of a pair and where it differs from the definition.",
+	plan.Destroy: "Removes what apply made for a pair. The data on either side stays as it is.",
+}
+
+func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) error {
+	f, err := parseHostFlags(std, verb, args)
+	if err != nil {
+		return err
+	}
+	req, reply, err := f.request(std, verb)
+	if err != nil {
+		return err
+	}
+	if len(reply.Problems) == 0 {
+		machine, err := host.New()
+		if err != nil {
+			return err
+		}
+		defer machine.Close()
+		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version}
+		if !f.json && needsExchange(ctx, machine, cmd, req) {
+			req.Prepare = true
+		}
+		reply = apply.Run(ctx, machine, cmd, req)
+	}
+	if f.json {
+		if err := json.NewEncoder(std.out).Encode(reply); err != nil {
+			return err
+		}
+	} else {
+		printReply(std, verb, plan.Role(f.role), req, reply)
+	}
+	switch {
+	case len(reply.Problems) > 0:
+		return &statusError{status: exitFailure}
+	case !f.json && (verb == plan.Plan && reply.Changed || req.Prepare):
+		return &statusError{status: exitDiffers}
+	}
+	return nil
+}
+
+// request reads the request; a reply with problems is returned instead when it is not valid.
+func (f hostFlags) request(std stdio, verb plan.Verb) (plan.Request, plan.Reply, error) {
+	empty := plan.Reply{Protocol: plan.Protocol, Changes: []plan.Change{}, Checks: map[string]string{}}
+	if f.name != "" {
+		return plan.Request{Protocol: plan.Protocol, Pair: plan.Definition{Name: f.name}}, empty, nil
+	}
+	var data []byte
+	var err error
+	if f.definition != "" {
+		data, err = os.ReadFile(f.definition)
+	} else {
+		data, err = io.ReadAll(io.LimitReader(std.in, maxRequest))
+	}
+	if err != nil {
+		return plan.Request{}, empty, err
+	}
+	req, problems := plan.ParseRequest(data, verb)
+	empty.Problems = problems
+	for _, field := range []struct {
+		from string
+		to   *string
+	}{{f.recipient, &req.Recipient}, {f.sealed, &req.SealedPassword}, {f.fingerprint, &req.Fingerprint}} {
+		if field.from == "" {
+			continue
+		}
+		if *field.to, err = textOrFile(field.from); err != nil {
+			return req, empty, err
+		}
+	}
+	req.Rotate = req.Rotate || f.rotate
+	return req, empty, nil
+}
+
+// textOrFile is the text itself, or what is in the file after an @.
+func textOrFile(arg string) (string, error) {
+	name, ok := strings.CutPrefix(arg, "@")
+	if !ok {
+		return arg, nil
+	}
+	data, err := os.ReadFile(name)
+	return strings.TrimSpace(string(data)), err
+}
+
+// needsExchange is whether an apply by hand on a source host can only begin: it has no password yet.
+func needsExchange(ctx context.Context, m *host.Machine, cmd apply.Command, req plan.Request) bool {
+	if cmd.Verb != plan.Apply || cmd.Role != plan.Source || req.SealedPassword != "" || req.Password != "" {
+		return false
+	}
+	cmd.Verb = plan.Read
+	now := apply.Run(ctx, m, cmd, req)
+	return len(now.Problems) == 0 && now.Fingerprint == "" && now.Checks["secret"] != plan.InSync
+}
+
+// printReply tells a person. What another host needs goes to standard output alone, so that it can be kept in a file.
+func printReply(std stdio, verb plan.Verb, role plan.Role, req plan.Request, reply plan.Reply) {
+	name := req.Pair.Name
+	tell := std.out
+	if req.Prepare || reply.SealedPassword != "" {
+		tell = std.err
+	}
+	for _, c := range reply.Changes {
+		fmt.Fprintf(tell, "%s: %s %s\n", c.Object, c.Action, c.Path)
+		for line := range strings.Lines(c.Diff) {
+			fmt.Fprintf(tell, "    %s", line)
+		}
+	}
+	if len(reply.Problems) > 0 {
+		for _, p := range reply.Problems {
+			fmt.Fprintf(std.err, "lockstep: %s\n", p)
+		}
+		return
+	}
+	switch {
+	case req.Prepare:
+		fmt.Fprintln(std.out, reply.PublicKey)
+		fmt.Fprintf(std.err, "pair %q is not applied on this host yet: it has no password. Standard output was this host's public key.\n"+
+			"hint: give it to lockstep apply --role backup --recipient on the backup host, and what that prints to\n"+
+			"      lockstep apply --role source --sealed-password here\n", name)
+	case verb == plan.Plan && !reply.Changed:
+		fmt.Fprintf(tell, "pair %q: nothing to change on this %s host\n", name, role)
+	case verb == plan.Plan:
+		fmt.Fprintf(tell, "pair %q: apply would make %d changes on this %s host\n", name, len(reply.Changes), role)
+	case verb == plan.Apply && !reply.Changed:
+		fmt.Fprintf(tell, "pair %q: nothing changed on this %s host\n", name, role)
+	case verb == plan.Apply:
+		fmt.Fprintf(tell, "pair %q: %d changes made on this %s host\n", name, len(reply.Changes), role)
+	case verb == plan.Destroy && !reply.Changed:
+		fmt.Fprintf(tell, "pair %q: nothing of it on this %s host; %d pairs remain\n", name, role, reply.Remaining)
+	case verb == plan.Destroy:
+		fmt.Fprintf(tell, "pair %q: removed from this %s host, its data left as it is; %d pairs remain\n", name, role, reply.Remaining)
+	case !reply.Exists:
+		fmt.Fprintf(tell, "pair %q is not on this %s host\n", name, role)
+	}
+	if verb == plan.Read && reply.Exists || verb == plan.Apply && !req.Prepare {
+		for _, object := range slices.Sorted(maps.Keys(reply.Checks)) {
+			fmt.Fprintf(tell, "  %-12s %s\n", object, reply.Checks[object])
+		}
+		if reply.Fingerprint != "" {
+			fmt.Fprintf(tell, "  %-12s %s\n", "fingerprint", reply.Fingerprint)
+		}
+	}
+	if reply.SealedPassword != "" {
+		fmt.Fprintln(std.out, reply.SealedPassword)
+	}
+}
