@@ -4,6 +4,8 @@ package apply
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -70,6 +72,13 @@ func (s *session) destroy(ctx context.Context) error {
 	// The record goes last: until then, a second destroy finds the pair again.
 	if err := s.execute(ctx, plan.Diff(current, plan.State{}), current); err != nil {
 		return err
+	}
+	for p := range gone {
+		// A destroy that was killed removed these and could not say so.
+		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
+			delete(s.rec.Files, p)
+			delete(s.rec.Dirs, p)
+		}
 	}
 	if recorded {
 		s.rec.dropPair(name, s.role)

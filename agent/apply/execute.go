@@ -26,7 +26,8 @@ func (s *session) execute(ctx context.Context, steps []plan.Step, before plan.St
 	old.Key = s.rec.Key // of a first apply: both would be random
 	if len(steps) > 0 || !samePairs(old, s.rec) {
 		if err := s.rec.save(s.m.Files); err != nil {
-			return err
+			s.rec = old
+			return errors.Join(err, old.save(s.m.Files))
 		}
 	}
 	var done []plan.Step
@@ -136,6 +137,10 @@ func (s *session) write(step plan.Step) error {
 			}
 		} else {
 			s.rec.Files[step.Path] = s.rec.digest(f.Data)
+		}
+		if s.role == plan.Backup && f.Rank == plan.RankDefinition && step.Astray {
+			// With both roles on this host, the agent may have read the other text, and then has to start again.
+			delete(s.rec.Runs, unit.AgentName(s.req.Pair.Name))
 		}
 		if err := s.rec.save(s.m.Files); err != nil {
 			return err
@@ -298,7 +303,11 @@ func (s *session) rollBack(ctx context.Context, done []plan.Step, before plan.St
 		}
 	}
 	if len(errs) == 0 {
-		old.Runs, old.Dir = s.rec.Runs, s.rec.Dir
+		for name, u := range goal.Units {
+			if u.Active { // restarted above, so that it may run with something else than before
+				old.Runs[name] = s.rec.Runs[name]
+			}
+		}
 		s.rec = old
 	}
 	if err := s.rec.save(s.m.Files); err != nil {

@@ -25,7 +25,6 @@ type record struct {
 	Version int `json:"version"`
 	// Key makes the digests useless to who has only them; secrets have digests, too.
 	Key   []byte                              `json:"key"`
-	Dir   bool                                `json:"dir,omitempty"`   // plan.StateDir was made
 	User  bool                                `json:"user,omitempty"`  // the user was made
 	Files map[string]string                   `json:"files,omitempty"` // path to digest
 	Dirs  map[string]bool                     `json:"dirs,omitempty"`
@@ -92,10 +91,9 @@ func (r *record) save(files host.Files) error {
 		if err := files.Remove(plan.RecordFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if r.Dir {
-			if err := files.Remove(plan.StateDir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotEmpty) {
-				return err
-			}
+		// Whoever made it: systemd makes it again for the next agent that starts.
+		if err := files.Remove(plan.StateDir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotEmpty) {
+			return err
 		}
 		return nil
 	}
@@ -103,7 +101,6 @@ func (r *record) save(files host.Files) error {
 		if err := files.Write(plan.StateDir, host.File{Dir: true, Mode: 0o755, Owner: "root", Group: "root"}); err != nil {
 			return err
 		}
-		r.Dir = true
 	}
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {

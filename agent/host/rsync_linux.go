@@ -62,6 +62,7 @@ func tryRsync(ctx context.Context, path string) string {
 	}
 	cmd := exec.CommandContext(ctx, path, "-aR", "--from0", "--files-from=-", "--delete-missing-args", "--force", from+"/", to+"/")
 	cmd.WaitDelay = time.Second
+	cmd.Dir = dir
 	cmd.Stdin = strings.NewReader("./gone\x00")
 	out, err := cmd.CombinedOutput()
 	_, statErr := os.Lstat(gone)

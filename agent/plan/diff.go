@@ -22,6 +22,9 @@ type Step struct {
 	Runs Runs   // what a unit will have been started with
 	// Content is whether a written file gets another content, and not only another mode or owner.
 	Content bool
+	// Astray is whether the content that is replaced was not lockstep's last, or was missing: no record tells then
+	// what a process has read.
+	Astray bool
 	// Words say what differs, for Reply.Checks.
 	Words string
 }
@@ -105,7 +108,7 @@ func leaving(current, desired State) []Step {
 func unitSteps(name string, have, want Unit, files []Step) []Step {
 	var steps []Step
 	// Whoever changed a file by hand may have restarted the unit with it, which no record tells.
-	restart, reload := false, false
+	restart := false
 	for _, f := range files {
 		changed := f.Content || f.Kind == RemoveFile
 		switch f.File.Rank {
@@ -114,7 +117,7 @@ func unitSteps(name string, have, want Unit, files []Step) []Step {
 		case RankSecret:
 			restart = restart || changed && f.Object == "secret"
 		case RankDefinition:
-			reload = reload || changed && want.Object == "service"
+			restart = restart || f.Astray && want.Object == "service"
 		}
 	}
 	step := func(kind Kind, action, words string) {
@@ -142,13 +145,7 @@ func unitSteps(name string, have, want Unit, files []Step) []Step {
 	case restart:
 		step(RestartUnit, "restart", "") // the files have words of their own
 	case have.Runs.Start != want.Runs.Start:
-		words := name + " was started before the last change"
-		if reload {
-			words = ""
-		}
-		step(RestartUnit, "restart", words)
-	case reload:
-		step(ReloadUnit, "reload", "")
+		step(RestartUnit, "restart", name+" was started before the last change")
 	case have.Runs.Load != want.Runs.Load:
 		step(ReloadUnit, "reload", name+" has not read its definition again")
 	}
@@ -192,7 +189,7 @@ func writeStep(p string, have, want File, exists bool) (Step, bool) {
 	s := Step{Kind: WriteFile, File: want, Change: Change{Object: want.Object, Path: p, Action: "update"}}
 	if !exists {
 		s.Action = "create"
-		s.Words, s.Content = p+" is missing", true
+		s.Words, s.Content, s.Astray = p+" is missing", true, true
 		s.Diff = fileDiff(p, nil, &want)
 		return s, true
 	}
@@ -206,7 +203,7 @@ func writeStep(p string, have, want File, exists bool) (Step, bool) {
 			how += ": " + LineWords(have.Data, want.Data)
 		}
 		words = append(words, fmt.Sprintf("%s in %s", how, p))
-		s.Content = true
+		s.Content, s.Astray = true, have.Edited
 	}
 	if !want.Keep {
 		if have.Mode != want.Mode {

@@ -1,0 +1,651 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-sync/lockstep/agent/apply"
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/internal/hosttest"
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+)
+
+// The contract of a host: what holds for the one in memory holds for a real one, see integration_test.go.
+
+// machines are the two hosts of a pair; they may be the same one.
+type machines struct{ source, backup *host.Machine }
+
+func definition(name string, change func(*pair.Pair)) pair.Pair {
+	p := pair.Defaults()
+	p.Name = name
+	p.Source.Host, p.Source.Path = "127.0.0.1", "/srv/"+name
+	p.Backup.Host, p.Backup.Path = "127.0.0.1", "/backup/"+name
+	if change != nil {
+		change(&p)
+	}
+	p.Complete()
+	return p
+}
+
+func run(m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {
+	req.Protocol = plan.Protocol
+	return apply.Run(context.Background(), m, apply.Command{Verb: verb, Role: role, Version: "test"}, req)
+}
+
+func mustRun(t *testing.T, m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {
+	t.Helper()
+	reply := run(m, verb, role, req)
+	if len(reply.Problems) > 0 {
+		t.Fatalf("%s --role %s: %v", verb, role, pair.Problems(reply.Problems))
+	}
+	return reply
+}
+
+// exchange does what a front end does, see plan.Request. The replies are those of the steps that can change something.
+func exchange(m machines, req plan.Request) (replies []plan.Reply, err error) {
+	do := func(m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {
+		if err != nil {
+			return plan.Reply{}
+		}
+		reply := run(m, verb, role, req)
+		if len(reply.Problems) > 0 {
+			err = fmt.Errorf("%s --role %s: %w", verb, role, pair.Problems(reply.Problems))
+		}
+		if verb == plan.Apply {
+			replies = append(replies, reply)
+		}
+		return reply
+	}
+	plain := plan.Request{Pair: req.Pair, Password: req.Password}
+	do(m.source, plan.Plan, plan.Source, plain)
+	do(m.backup, plan.Plan, plan.Backup, plain)
+	prepared := do(m.source, plan.Apply, plan.Source, plan.Request{Pair: req.Pair, Prepare: true})
+	toBackup := req
+	toBackup.Recipient = prepared.PublicKey
+	sealed := do(m.backup, plan.Apply, plan.Backup, toBackup)
+	toSource := plain
+	toSource.SealedPassword = sealed.SealedPassword
+	opened := do(m.source, plan.Apply, plan.Source, toSource)
+	if err == nil && (opened.Fingerprint == "" || opened.Fingerprint != sealed.Fingerprint) {
+		err = fmt.Errorf("fingerprints %q and %q", opened.Fingerprint, sealed.Fingerprint)
+	}
+	plain.Fingerprint = opened.Fingerprint
+	do(m.backup, plan.Apply, plan.Backup, plain)
+	return replies, err
+}
+
+func mustExchange(t *testing.T, m machines, req plan.Request) (changes []plan.Change) {
+	t.Helper()
+	replies, err := exchange(m, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range replies {
+		changes = append(changes, r.Changes...)
+		if r.Changed != (len(r.Changes) > 0) {
+			t.Errorf("changed is %v with %d changes", r.Changed, len(r.Changes))
+		}
+	}
+	return changes
+}
+
+// inSync fails the test unless read finds every object of both roles in sync.
+func inSync(t *testing.T, m machines, p pair.Pair) {
+	t.Helper()
+	for _, role := range []plan.Role{plan.Source, plan.Backup} {
+		reply := mustRun(t, m.on(role), plan.Read, role, plan.Request{Pair: p})
+		if !reply.Exists {
+			t.Errorf("%s: not there", role)
+		}
+		if diff := cmp.Diff(allInSync(role), reply.Checks); diff != "" {
+			t.Errorf("checks of the %s host (-want +got):\n%s", role, diff)
+		}
+		if reply.Pair == nil || !cmp.Equal(*reply.Pair, p) {
+			t.Errorf("%s: stored definition %+v", role, reply.Pair)
+		}
+	}
+}
+
+func (m machines) on(role plan.Role) *host.Machine {
+	if role == plan.Source {
+		return m.source
+	}
+	return m.backup
+}
+
+func allInSync(role plan.Role) map[string]string {
+	checks := map[string]string{}
+	for _, object := range plan.Objects(role) {
+		checks[object] = plan.InSync
+	}
+	return checks
+}
+
+// hands is somebody who changes a host by hand.
+type hands interface {
+	Edit(path string, change func(string) string)
+	Chmod(path string, mode fs.FileMode)
+	Chown(path, owner string)
+	Remove(path string)
+	Stop(unit string)
+	Disable(unit string)
+}
+
+// handEdit is one change by hand, the check that has to tell of it, and what it has to say.
+type handEdit struct {
+	name   string
+	role   plan.Role
+	do     func(hands)
+	object string
+	words  string
+}
+
+func replace(old, now string) func(string) string {
+	return func(text string) string {
+		if !strings.Contains(text, old) {
+			panic(fmt.Sprintf("%q is not in %q", old, text))
+		}
+		return strings.Replace(text, old, now, 1)
+	}
+}
+
+func handEdits(p pair.Pair) []handEdit {
+	agent, daemon := "lockstep@"+p.Name+".service", "lockstep-rsyncd.service"
+	template, unitFile := "/etc/systemd/system/lockstep@.service", "/etc/systemd/system/lockstep-rsyncd.service"
+	module, secrets := plan.ModuleFile(p.Name), plan.SecretsFile(p.Name)
+	secret, stored, dropIn := plan.SecretFile(p.Name), plan.DefinitionFile(p.Name), plan.DropInFile(p.Name)
+	appended := func(line string) func(string) string { return func(text string) string { return text + line + "\n" } }
+	gone := func(path string) func(hands) { return func(h hands) { h.Remove(path) } }
+	return []handEdit{
+		{"definition edited on the source", plan.Source, func(h hands) { h.Edit(stored, replace("delay: 20ms", "delay: 3s")) }, "definition", "changed by hand: watch.delay: 3s"},
+		{"definition removed on the source", plan.Source, gone(stored), "definition", "is missing"},
+		{"secret edited", plan.Source, func(h hands) { h.Edit(secret, func(text string) string { return "x" + text }) }, "secret", "changed by hand"},
+		{"secret readable by all", plan.Source, func(h hands) { h.Chmod(secret, 0o644) }, "secret", "mode 0644 instead of 0600"},
+		{"secret given away", plan.Source, func(h hands) { h.Chown(secret, "backup") }, "secret", "belongs to backup:root instead of root:root"},
+		{"secret removed", plan.Source, gone(secret), "secret", "is missing"},
+		{"secrets directory open", plan.Source, func(h hands) { h.Chmod(plan.SecretsDir, 0o755) }, "secret", "mode 0755 instead of 0700"},
+		{"template unit edited", plan.Source, func(h hands) { h.Edit(template, replace("NoNewPrivileges=yes", "NoNewPrivileges=no")) }, "unit", "changed by hand: NoNewPrivileges=no"},
+		{"template unit removed", plan.Source, gone(template), "unit", "is missing"},
+		{"drop-in edited", plan.Source, func(h hands) { h.Edit(dropIn, appended("Nice=19")) }, "unit", "changed by hand: Nice=19"},
+		{"drop-in removed", plan.Source, gone("/etc/systemd/system/" + agent + ".d"), "unit", "is missing"},
+		{"agent stopped", plan.Source, func(h hands) { h.Stop(agent) }, "service", "is inactive (dead)"},
+		{"agent disabled", plan.Source, func(h hands) { h.Disable(agent) }, "service", "is disabled"},
+
+		{"definition edited on the backup", plan.Backup, func(h hands) { h.Edit(stored, replace("port: 8730", "port: 8731")) }, "definition", "changed by hand: backup.port: 8731"},
+		{"module edited", plan.Backup, func(h hands) { h.Edit(module, replace("hosts deny = *", "hosts deny = 10.0.0.1")) }, "module", "changed by hand: hosts deny = 10.0.0.1"},
+		{"module with a line more", plan.Backup, func(h hands) { h.Edit(module, appended("ignore errors = yes")) }, "module", "changed by hand: ignore errors = yes"},
+		{"module with a line less", plan.Backup, func(h hands) { h.Edit(module, replace("hosts deny = *\n", "")) }, "module", "changed by hand: without hosts deny = *"},
+		{"module removed", plan.Backup, gone(module), "module", "is missing"},
+		{"secrets edited", plan.Backup, func(h hands) { h.Edit(secrets, replace(p.Auth.User+"-", p.Auth.User+"-1")) }, "secrets", "changed by hand"},
+		{"secrets emptied", plan.Backup, func(h hands) { h.Edit(secrets, func(string) string { return "" }) }, "secrets", "changed by hand"},
+		{"secrets with a user more", plan.Backup, func(h hands) { h.Edit(secrets, appended("intruder:x")) }, "secrets", "changed by hand"},
+		{"secrets readable by all", plan.Backup, func(h hands) { h.Chmod(secrets, 0o644) }, "secrets", "mode 0644 instead of 0600"},
+		{"secrets removed", plan.Backup, gone(secrets), "secrets", "is missing"},
+		{"port of the daemon edited", plan.Backup, func(h hands) { h.Edit(plan.RsyncdConf, replace("port = 8730", "port = 999")) }, "daemon", "changed by hand: port = 999"},
+		{"daemon's configuration removed", plan.Backup, gone(plan.RsyncdConf), "daemon", "is missing"},
+		{"daemon's unit edited", plan.Backup, func(h hands) { h.Edit(unitFile, replace("ProtectSystem=full", "ProtectSystem=no")) }, "daemon", "changed by hand: ProtectSystem=no"},
+		{"daemon's unit removed", plan.Backup, gone(unitFile), "daemon", "is missing"},
+		{"daemon stopped", plan.Backup, func(h hands) { h.Stop(daemon) }, "daemon", "is inactive (dead)"},
+		{"daemon disabled", plan.Backup, func(h hands) { h.Disable(daemon) }, "daemon", "is disabled"},
+		{"backup directory removed", plan.Backup, gone(p.Backup.Path), "directory", "is missing"},
+		{"all of /etc/lockstep removed", plan.Backup, gone("/etc/lockstep"), "module", "is missing"},
+	}
+}
+
+// findsAndHeals makes one change by hand, and wants it named by read and plan and mended by the exchange.
+func findsAndHeals(t *testing.T, m machines, h hands, p pair.Pair, e handEdit) {
+	t.Helper()
+	e.do(h)
+	for _, verb := range []plan.Verb{plan.Read, plan.Plan} {
+		reply := mustRun(t, m.on(e.role), verb, e.role, plan.Request{Pair: p})
+		if !strings.Contains(reply.Checks[e.object], e.words) {
+			t.Errorf("%s: check of %s is %q, want %q", verb, e.object, reply.Checks[e.object], e.words)
+		}
+		if verb == plan.Plan && !reply.Changed {
+			t.Error("plan has no changes")
+		}
+	}
+	if changes := mustExchange(t, m, plan.Request{Pair: p}); len(changes) == 0 {
+		t.Error("apply changed nothing")
+	}
+	inSync(t, m, p)
+	if changes := mustExchange(t, m, plan.Request{Pair: p}); len(changes) > 0 {
+		t.Errorf("second apply changed %v", changes)
+	}
+}
+
+// one is a host in memory that plays both roles.
+func one() (*hosttest.Host, machines) {
+	h := hosttest.New()
+	h.Mkdir("/srv")
+	for _, name := range []string{"data", "mail"} {
+		h.Mkdir("/srv/" + name)
+	}
+	m := h.Machine()
+	return h, machines{m, m}
+}
+
+// two are two hosts in memory, of which the source host reaches the backup host.
+func two() (source, backup *hosttest.Host, m machines) {
+	source, _ = one()
+	backup = hosttest.New()
+	source.Peer = backup
+	return source, backup, machines{source.Machine(), backup.Machine()}
+}
+
+func dataPair() pair.Pair { return definition("data", func(p *pair.Pair) { p.Backup.Port = 8730 }) }
+
+func TestApplyTwiceChangesNothing(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	if changes := mustExchange(t, m, plan.Request{Pair: dataPair()}); len(changes) == 0 {
+		t.Fatal("first apply changed nothing")
+	}
+	inSync(t, m, dataPair())
+	before := h.Changes()
+	if changes := mustExchange(t, m, plan.Request{Pair: dataPair()}); len(changes) > 0 {
+		t.Errorf("second apply changed %v", changes)
+	}
+	if n := h.Changes() - before; n > 0 {
+		t.Errorf("second apply touched the host %d times", n)
+	}
+}
+
+func TestPlanAndReadChangeNothing(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	look := func() {
+		t.Helper()
+		before := h.Changes()
+		for _, verb := range []plan.Verb{plan.Plan, plan.Read} {
+			for _, role := range []plan.Role{plan.Source, plan.Backup} {
+				mustRun(t, m.source, verb, role, plan.Request{Pair: dataPair()})
+			}
+		}
+		if n := h.Changes() - before; n > 0 {
+			t.Errorf("%d changes", n)
+		}
+	}
+	look()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	look()
+	h.Edit(plan.ModuleFile("data"), replace("timeout = 600", "timeout = 1"))
+	look()
+}
+
+func TestPlanTellsWhatApplyDoes(t *testing.T) {
+	t.Parallel()
+	_, m := one()
+	p := dataPair()
+	for _, role := range []plan.Role{plan.Backup, plan.Source} {
+		req := plan.Request{Pair: p, Password: "correct horse"}
+		planned := mustRun(t, m.source, plan.Plan, role, req)
+		done := mustRun(t, m.source, plan.Apply, role, req)
+		if diff := cmp.Diff(planned.Changes, done.Changes); diff != "" {
+			t.Errorf("%s: planned and done differ:\n%s", role, diff)
+		}
+	}
+}
+
+func TestEveryHandEditIsFoundAndHealed(t *testing.T) {
+	t.Parallel()
+	for _, e := range handEdits(dataPair()) {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			h, m := one()
+			mustExchange(t, m, plan.Request{Pair: dataPair()})
+			findsAndHeals(t, m, h, dataPair(), e)
+			if outdated := h.Outdated(); len(outdated) > 0 {
+				t.Errorf("%v run with files of before", outdated)
+			}
+		})
+	}
+}
+
+// An edit is only half of it: who edits a file also restarts the service.
+func TestHandEditIsHealedInTheRunningProcessToo(t *testing.T) {
+	t.Parallel()
+	for _, e := range handEdits(dataPair()) {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			h, m := one()
+			mustExchange(t, m, plan.Request{Pair: dataPair()})
+			e.do(h)
+			for _, unit := range []string{"lockstep@data.service", "lockstep-rsyncd.service"} {
+				h.Restart(unit)
+			}
+			mustExchange(t, m, plan.Request{Pair: dataPair()})
+			inSync(t, m, dataPair())
+			if outdated := h.Outdated(); len(outdated) > 0 {
+				t.Errorf("%v run with files of before", outdated)
+			}
+		})
+	}
+}
+
+func TestDestroyLeavesNothingOfOursAndAllOfTheRest(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]plan.Role{{plan.Source, plan.Backup}, {plan.Backup, plan.Source}} {
+		h, m := one()
+		h.Put("/srv/data/file", "data")
+		h.Put("/etc/rsyncd.conf", "[other]\npath = /other\n")
+		before := h.Snapshot()
+		mustExchange(t, m, plan.Request{Pair: dataPair()})
+		h.Put("/backup/data/file", "data")
+		for i, role := range order {
+			reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: pair.Pair{Name: "data"}})
+			if !reply.Changed || reply.Remaining != 1-i {
+				t.Errorf("destroy of %s: changed %v, %d remain", role, reply.Changed, reply.Remaining)
+			}
+			if again := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: pair.Pair{Name: "data"}}); again.Changed {
+				t.Errorf("second destroy of %s changed %v", role, again.Changes)
+			}
+		}
+		if h.Files["/backup/data/file"].Data == nil {
+			t.Fatal("destroy touched the data")
+		}
+		h.Remove("/backup")
+		if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
+			t.Errorf("left behind (-before +after):\n%s", diff)
+		}
+	}
+}
+
+func TestDestroyLeavesForeignFiles(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	foreign := []string{"/etc/lockstep/rsyncd.d/own.conf", "/etc/lockstep/notes", "/etc/systemd/system/lockstep@data.service.d/own.conf", "/etc/lockstep/secrets/own"}
+	for _, p := range foreign {
+		h.Put(p, "mine\n")
+	}
+	mustRun(t, m.source, plan.Destroy, plan.Source, plan.Request{Pair: dataPair()})
+	mustRun(t, m.source, plan.Destroy, plan.Backup, plan.Request{Pair: dataPair()})
+	for _, p := range foreign {
+		if string(h.Files[p].Data) != "mine\n" {
+			t.Errorf("%s is gone", p)
+		}
+	}
+	for p, f := range h.Files {
+		if strings.Contains(p, "lockstep") && !f.Dir && !slices.Contains(foreign, p) && p != plan.RecordFile {
+			t.Errorf("%s is left", p)
+		}
+	}
+}
+
+func TestForeignFileIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	p := dataPair()
+	for path, role := range map[string]plan.Role{
+		plan.DefinitionFile("data"): plan.Backup, plan.ModuleFile("data"): plan.Backup, plan.SecretsFile("data"): plan.Backup,
+		plan.RsyncdConf: plan.Backup, "/etc/systemd/system/lockstep-rsyncd.service": plan.Backup,
+		plan.SecretFile("data"): plan.Source, "/etc/systemd/system/lockstep@.service": plan.Source,
+	} {
+		h, m := one()
+		for _, dir := range []string{"/etc/lockstep", "/etc/lockstep/pairs", "/etc/lockstep/secrets", "/etc/lockstep/rsyncd.d"} {
+			h.Mkdir(dir)
+		}
+		h.Put(path, "mine\n")
+		before := h.Snapshot()
+		reply := run(m.source, plan.Apply, role, plan.Request{Pair: p, Password: "correct horse"})
+		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, path+": not written by lockstep") || reply.Changed {
+			t.Errorf("%s: reply %+v", path, reply)
+		}
+		if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
+			t.Errorf("%s: changed:\n%s", path, diff)
+		}
+	}
+}
+
+// change of a definition, to have an update in the tests below.
+func changed() pair.Pair {
+	p := dataPair()
+	p.Exclude = []string{"*.tmp"}
+	p.Watch.Backend = "inotify"
+	p.Transfer.Parallel = 4
+	return p
+}
+
+// scenario is a run that can be interrupted: from what, and what is asked.
+type scenario struct {
+	prepare func(*testing.T, map[plan.Role]*hosttest.Host, machines)
+	req     plan.Request
+}
+
+func scenarios() map[string]scenario {
+	applied := func(t *testing.T, _ map[plan.Role]*hosttest.Host, m machines) {
+		mustExchange(t, m, plan.Request{Pair: dataPair()})
+	}
+	return map[string]scenario{
+		"first": {func(*testing.T, map[plan.Role]*hosttest.Host, machines) {}, plan.Request{Pair: dataPair()}},
+		"first beside another pair": {func(t *testing.T, _ map[plan.Role]*hosttest.Host, m machines) {
+			mustExchange(t, m, plan.Request{Pair: definition("mail", func(p *pair.Pair) { p.Backup.Port = 8730 })})
+		}, plan.Request{Pair: dataPair()}},
+		"update":   {applied, plan.Request{Pair: changed()}},
+		"rotation": {applied, plan.Request{Pair: dataPair(), Rotate: true}},
+		"heal": {func(t *testing.T, hosts map[plan.Role]*hosttest.Host, m machines) {
+			applied(t, hosts, m)
+			for _, e := range handEdits(dataPair()) {
+				if strings.HasSuffix(e.name, "edited") && !strings.HasPrefix(e.name, "secret") || strings.HasSuffix(e.name, "stopped") {
+					e.do(hosts[e.role])
+				}
+			}
+		}, plan.Request{Pair: dataPair()}},
+	}
+}
+
+func TestFailureAtAnyChangeIsRolledBack(t *testing.T) {
+	t.Parallel()
+	for name, sc := range scenarios() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			failures := 0
+			for n := 1; ; n++ {
+				source, backup, m := two()
+				sc.prepare(t, map[plan.Role]*hosttest.Host{plan.Source: source, plan.Backup: backup}, m)
+				count, failed := 0, ""
+				fail := func(what string) error {
+					if count++; count == n {
+						failed = what
+						return errors.New("disk on fire")
+					}
+					return nil
+				}
+				source.Before, backup.Before = fail, fail
+				both := func() []string {
+					return slices.Concat([]string{"source"}, source.Snapshot(), []string{"backup"}, backup.Snapshot())
+				}
+				var before []string // what the step that failed found
+				replies, err := exchangeWatched(m, sc.req, func() { before = both() })
+				if failed == "" {
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+				failures++
+				if err == nil {
+					t.Fatalf("change %d, %s: failed and nobody was told", n, failed)
+				}
+				last := replies[len(replies)-1]
+				if last.Changed || len(last.Changes) > 0 || !strings.Contains(err.Error(), "disk on fire") {
+					t.Errorf("change %d, %s: reply %+v", n, failed, last)
+				}
+				if diff := cmp.Diff(before, both()); diff != "" {
+					t.Errorf("change %d, %s: not put back (-before +after):\n%s", n, failed, diff)
+				}
+				source.Before, backup.Before = nil, nil
+				mustExchange(t, m, plan.Request{Pair: sc.req.Pair})
+				inSync(t, m, sc.req.Pair)
+			}
+			if failures < 5 {
+				t.Errorf("only %d changes were tried", failures)
+			}
+		})
+	}
+}
+
+// exchangeWatched calls before ahead of every step of the exchange.
+func exchangeWatched(m machines, req plan.Request, before func()) ([]plan.Reply, error) {
+	// The machine's lock is taken by every step that may change something, and by none else.
+	wrap := func(inner *host.Machine) *host.Machine {
+		outer := *inner
+		outer.System = lockWatcher{inner.System, before}
+		return &outer
+	}
+	return exchange(machines{wrap(m.source), wrap(m.backup)}, req)
+}
+
+type lockWatcher struct {
+	host.System
+	before func()
+}
+
+func (w lockWatcher) Lock(ctx context.Context, holder string) (host.Unlock, error) {
+	w.before()
+	return w.System.Lock(ctx, holder)
+}
+
+type killed struct{}
+
+// kill runs f and returns whether the process was killed in it.
+func kill(f func()) (died bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(killed); !ok {
+				panic(r)
+			}
+			died = true
+		}
+	}()
+	f()
+	return false
+}
+
+func TestKilledAtAnyChangeThenApplyReachesTheDesiredState(t *testing.T) {
+	t.Parallel()
+	for name, sc := range scenarios() {
+		for _, when := range []string{"before", "after"} {
+			t.Run(name+"/"+when, func(t *testing.T) {
+				t.Parallel()
+				for n := 1; ; n++ {
+					h, m := one()
+					sc.prepare(t, map[plan.Role]*hosttest.Host{plan.Source: h, plan.Backup: h}, m)
+					count := 0
+					hook := func(string) error {
+						if count++; count == n {
+							panic(killed{})
+						}
+						return nil
+					}
+					if when == "before" {
+						h.Before = hook
+					} else {
+						h.After = func(what string) { _ = hook(what) }
+					}
+					if !kill(func() { _, _ = exchange(m, sc.req) }) {
+						break
+					}
+					h.Before, h.After = nil, nil
+					mustExchange(t, m, plan.Request{Pair: sc.req.Pair})
+					inSync(t, m, sc.req.Pair)
+					if outdated := h.Outdated(); len(outdated) > 0 {
+						t.Errorf("killed at change %d: %v run with files of before", n, outdated)
+					}
+					if changes := mustExchange(t, m, plan.Request{Pair: sc.req.Pair}); len(changes) > 0 {
+						t.Errorf("killed at change %d: a second apply changed %v", n, changes)
+					}
+					for _, role := range []plan.Role{plan.Source, plan.Backup} {
+						mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: sc.req.Pair})
+					}
+					for p := range h.Files {
+						if strings.Contains(p, "data") && !strings.HasPrefix(p, "/srv") && !strings.HasPrefix(p, "/backup") {
+							t.Errorf("killed at change %d, then destroyed: %s is left", n, p)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestDestroyKilledAtAnyChangeThenDestroyLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for n := 1; ; n++ {
+		h, m := one()
+		before := h.Snapshot()
+		mustExchange(t, m, plan.Request{Pair: dataPair()})
+		count := 0
+		h.After = func(string) {
+			if count++; count == n {
+				panic(killed{})
+			}
+		}
+		destroy := func() {
+			for _, role := range []plan.Role{plan.Source, plan.Backup} {
+				mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: dataPair()})
+			}
+		}
+		if !kill(destroy) {
+			return
+		}
+		h.After = nil
+		destroy()
+		h.Remove("/backup")
+		if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
+			t.Errorf("killed at change %d (-before +after):\n%s", n, diff)
+		}
+	}
+}
+
+// Two pairs on one host: neither hears of what is done to the other.
+func TestAnotherPairIsNotInterrupted(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	mail := definition("mail", func(p *pair.Pair) { p.Backup.Port = 8730 })
+	mustExchange(t, m, plan.Request{Pair: mail})
+	count := func() [4]int {
+		var n [4]int
+		n[0], n[1] = h.Starts("lockstep@mail.service")
+		n[2], n[3] = h.Starts("lockstep-rsyncd.service")
+		return n
+	}
+	before := count()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	mustExchange(t, m, plan.Request{Pair: changed()})
+	mustExchange(t, m, plan.Request{Pair: dataPair(), Rotate: true})
+	for _, role := range []plan.Role{plan.Source, plan.Backup} {
+		if reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: dataPair()}); reply.Remaining == 0 {
+			t.Error("no pair remains")
+		}
+	}
+	if after := count(); after != before {
+		t.Errorf("starts and reloads were %v, are %v", before, after)
+	}
+	inSync(t, m, mail)
+	if diff := cmp.Diff([]string{"/etc/lockstep/pairs/mail.yaml", "/etc/lockstep/rsyncd.conf", "/etc/lockstep/rsyncd.d/mail.conf",
+		"/etc/lockstep/secrets/mail", "/etc/lockstep/secrets/mail.secrets"}, ours(h)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func ours(h *hosttest.Host) []string {
+	var paths []string
+	for _, p := range slices.Sorted(maps.Keys(h.Files)) {
+		if strings.HasPrefix(p, "/etc/lockstep/") && !h.Files[p].Dir {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
