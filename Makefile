@@ -50,9 +50,9 @@ $(LABCTL): $(wildcard agent/internal/lab/*.go agent/internal/lab/labctl/*.go)
 	@mkdir -p build
 	@go build -buildvcs=false -o $@ ./agent/internal/lab/labctl
 
-lab: deps ## boot two systemd hosts, nfs01 and backup, and keep them until Ctrl-C (root)
-	@$(MAKE) --no-print-directory $(LABCTL)
-	@$(LABCTL) check || { echo 'run: sudo make lab'; exit 1; }
+lab: ## boot two systemd hosts, nfs01 and backup, and keep them until Ctrl-C (root)
+	@if [ "$$(id -u)" != 0 ]; then printf '%s\n' 'The lab boots two hosts and needs root:' '    sudo make lab'; exit 1; fi
+	@$(MAKE) --no-print-directory deps $(LABCTL)
 	@exec $(LABCTL) up
 
 demo: ## the whole story in two minutes: apply, follow, drift, heal, destroy (root)
