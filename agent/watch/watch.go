@@ -5,6 +5,9 @@
 // A [Watcher] is live before it says so, closes the race of directories made and filled at once, and
 // never loses a change silently: what the kernel could not tell is told as an event that stands for a
 // whole subtree. It leaves coalescing to queue and knows nothing of rsync, except its exclude language.
+//
+// What no backend can see: writes through mmap(2) that are never synced or closed, changes that another host
+// makes on a network filesystem (see [Info].Blind), and a write to a file through another of its hard links.
 package watch
 
 import (
@@ -18,21 +21,22 @@ type Op uint8
 
 const (
 	Create Op = 1 << iota // IN_CREATE, IN_MOVED_TO; FAN_CREATE, FAN_MOVED_TO
-	Modify                // IN_MODIFY, IN_CLOSE_WRITE; FAN_MODIFY, FAN_CLOSE_WRITE
+	Modify                // IN_MODIFY; FAN_MODIFY, FAN_CLOSE_WRITE
 	Attrib                // IN_ATTRIB; FAN_ATTRIB
 	Delete                // IN_DELETE, IN_MOVED_FROM; FAN_DELETE, FAN_MOVED_FROM
-	Move                  // set beside Create or Delete when a rename caused it
-	Rescan                // nothing known: overflow, new tree, lost watch
+	Move                  // set beside Create or Delete when a rename is known to have caused it
+	Rescan                // events were lost here: what is gone may have had none
 )
 
-// Event says that something happened to a path. It is a reason to look, not a description of what is there.
+// Event says that something happened to a path. It is a reason to look, not a description of what is there:
+// Path is where the kernel or the watcher last knew its subject.
 type Event struct {
 	Path string // relative to the root, slash-separated, no "./"; "" is the root itself. Raw bytes, maybe not UTF-8
 	Op   Op
-	Dir  bool // the kernel said that the subject is (was) a directory
+	Dir  bool // the subject is (was) known to be a directory
 	Tree bool // everything below Path may have changed too
 	// Cookie is set, and the rest empty, for a file made in Options.CookieDir: its name.
-	// It proves that every event from before the file was made has been delivered.
+	// It proves that every event from before the file was made has been delivered. It may come twice.
 	Cookie string
 }
 
@@ -40,19 +44,20 @@ type Event struct {
 type Report struct {
 	Events []Event
 	// Fault is what made the watch weaker: ErrOverflow (momentary; Events then has a Tree event for what was lost),
-	// a *LimitError or ErrRootLost (both stand until a Report with Restored set).
+	// a *LimitError or ErrRootLost (stands until a Report with Restored set, or until another fault takes its place).
 	Fault    error
 	Restored bool // the standing fault has ended
 }
 
-// ErrOverflow is reported when the kernel dropped events (inotify(7) IN_Q_OVERFLOW, fanotify(7) FAN_Q_OVERFLOW).
-var ErrOverflow = errors.New("kernel event queue overflow")
+// ErrOverflow is reported when the kernel dropped events (inotify(7) IN_Q_OVERFLOW, fanotify(7) FAN_Q_OVERFLOW),
+// or when so many of them waited to be read from Reports that the root now stands for them.
+var ErrOverflow = errors.New("event queue overflow")
 
 // ErrRootLost is reported when the root was deleted, unmounted, renamed or replaced. The watcher keeps looking for it.
 var ErrRootLost = errors.New("watched directory is gone")
 
 // LimitError is reported when a kernel limit keeps directories from being watched. They are rescanned at
-// intervals instead.
+// intervals instead. It is reported again when its numbers have changed.
 type LimitError struct {
 	Sysctl    string // fs.inotify.max_user_watches
 	Have      int    // its value
@@ -67,29 +72,36 @@ func (e *LimitError) Error() string {
 // Options configures a Watcher.
 type Options struct {
 	Root      string   // absolute path of the directory
-	Backend   string   // auto, fanotify, inotify
+	Backend   string   // auto, fanotify, inotify; "" is auto
 	Exclude   *Exclude // directories it matches are not watched and paths it matches not reported; nil matches nothing
-	CookieDir string   // watched by the same kernel queue, for Event.Cookie; "" = none
+	CookieDir string   // an existing directory, watched by the same kernel queue, for Event.Cookie; "" = none
 	// Progress, if set, is called now and then during the first walk with the directories watched so far.
+	// It is called by Run's goroutine and must not block.
 	Progress func(dirs int)
 }
 
 // Info tells how a Watcher watches.
 type Info struct {
-	Backend     string // fanotify or inotify
+	Backend     string // fanotify or inotify; empty while the root has never been there
 	Reason      string // why not fanotify, when Backend was auto
+	Blind       string // what this watch cannot see, in words: changes made by other hosts on a network filesystem
 	Directories int    // watched directories (inotify), 0 with fanotify
+	Unwatched   int    // directories that are rescanned at intervals, as far as they have been counted
+	Unreadable  int    // directories that this user may not read, so neither watched nor rescanned
 }
 
 // Watcher watches one directory tree.
 //
 // The caller runs Run in a goroutine of its own and drains Reports until Run has returned; Run closes
-// Reports. Ready is closed once every directory that existed at the start is watched; events flow before that.
+// Reports, and ends without an error when ctx does. A root that is missing, also at the start, is a fault and no
+// error. Ready is closed once every directory that existed at the start is watched; events flow before that.
+// A Watcher runs once. The other methods may be called at any time, from any goroutine.
 type Watcher interface {
 	Run(ctx context.Context) error
 	Reports() <-chan Report
 	Ready() <-chan struct{}
 	Info() Info
-	// SetExclude replaces the excludes. What is no longer excluded is reported as a Tree event.
+	// SetExclude replaces the excludes. If the new ones exclude less, a Tree event for the root follows
+	// once all is watched.
 	SetExclude(*Exclude)
 }

@@ -8,191 +8,894 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
-// New opens the backend that o asks for. Nothing is watched before Run.
-func New(o Options) (Watcher, error) {
-	if !filepath.IsAbs(o.Root) {
-		return nil, fmt.Errorf("watch %q: not an absolute path", o.Root)
-	}
-	w := &inotify{
-		opts:    o,
-		root:    filepath.Clean(o.Root),
-		reports: make(chan Report),
-		ready:   make(chan struct{}),
-		exclude: make(chan *Exclude, 1),
-		dirs:    map[string]struct{}{},
-	}
-	return w, nil
-}
+const (
+	// maxPending bounds the events that are read and not worked on yet: 16 MB with paths of usual length. The
+	// kernel's own queue holds 16,384 (fs.inotify.max_queued_events). Past it they count as lost.
+	maxPending = 1 << 17
+	// readAhead lets fsnotify read on while a few events are handed over.
+	readAhead = 256
+	// keepPending is the largest buffer kept for the next events; one left over from a burst is given back.
+	keepPending = 4096
+	// listers is how many directories are read at once in the first walk: on a cold disk, waiting is what takes long.
+	listers = 4
+	// maxFound bounds the entries of a new tree that are reported one by one; a larger one is one Tree event.
+	maxFound = 256
+	// progressEvery is the number of directories between two calls of Options.Progress.
+	progressEvery = 1000
+	// dropPace is how many watches are removed before a pause of a millisecond. Each removal is an event too
+	// (IN_IGNORED), and the kernel's queue overflows past 16,384 of them.
+	dropPace = 2048
+)
 
+// inotify watches every directory of the tree through fsnotify. What fsnotify leaves to us:
+//
+//   - It knows a watch by the path it was added with. When a directory is renamed, all watches below it report
+//     the old path, and adding a directory that is watched under another path changes nothing. So a renamed
+//     directory is dropped with all below it and added again; a directory whose inode is known under
+//     another path has been renamed, too, by an event that is still to come.
+//   - Adding a path that it has already, but that is another directory now, leaves its tables in disorder
+//     (the path keeps a watch that is not there, and removing it panics). So a path is always removed before
+//     it is added again. Events that get lost so are made up for by reporting the whole directory.
+//   - Whether the subject is a directory is not told, so names that come and go are looked at.
+//
+// Directories are added from the top down, each before it is listed: what was made in between has an event or is
+// in the list. All but inbox belongs to the goroutine of Run.
 type inotify struct {
-	opts    Options
-	root    string
-	reports chan Report
-	ready   chan struct{}
-	exclude chan *Exclude
+	*watcher
+	kernel *fsnotify.Watcher
+	inbox  *inbox
+	dirs   *dirSet
+	poll   *poller
+	walk   walk
+	buffer []fsnotify.Event // given to the inbox in exchange
 
-	mu   sync.Mutex
-	dirs map[string]struct{}
+	unreadable map[string]struct{} // EACCES
+	hidden     map[uint32]struct{} // directories that are excluded, and would not be if they were files
+	cookies    []heldCookie
+	cookieLost bool // the cookie directory has no watch
+	rootMoved  bool // an event of the root itself: look what is at its path
+	dropped    int
 
-	fs  *fsnotify.Watcher
-	out []Event
+	overflowed bool        // events were lost, and again will fire
+	recovering bool        // the walk is for lost events: it ends with a Tree event for the root, and ErrOverflow
+	including  bool        // the walk is for excludes that exclude less: it ends with a Tree event for the root
+	again      *time.Timer // when to begin again after an overflow
 }
 
-func (w *inotify) Reports() <-chan Report { return w.reports }
-func (w *inotify) Ready() <-chan struct{} { return w.ready }
-
-func (w *inotify) Info() Info {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return Info{Backend: "inotify", Directories: len(w.dirs)}
+// walk is the listing of everything, from the root down, in goroutines that end with stop.
+type walk struct {
+	active  bool
+	stack   []string // watched, to be listed
+	out     int      // being listed
+	todo    chan string
+	listed  chan listing
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+	begun   time.Time
+	ended   time.Time
+	took    time.Duration
 }
 
-func (w *inotify) SetExclude(e *Exclude) {
-	select {
-	case <-w.exclude:
-	default:
-	}
-	w.exclude <- e
+// heldCookie waits until all that happened before it has been reported: for a walk, or for a scan of what is polled.
+type heldCookie struct {
+	name string
+	scan int // number of the scan that must be done; 0 = not known yet
 }
 
-func (w *inotify) Run(ctx context.Context) error {
-	defer close(w.reports)
-	fs, err := fsnotify.NewBufferedWatcher(4096)
+// inbox is where the reader puts events: it must never wait, because the kernel drops what is not read in time.
+type inbox struct {
+	max  int
+	wake chan struct{}
+	done chan struct{} // closed when the reader has ended
+
+	mu       sync.Mutex
+	events   []fsnotify.Event
+	overflow bool
+	err      error
+}
+
+func openInotify(w *watcher) (*inotify, error) {
+	// Tried without fsnotify, so that New needs no goroutine.
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
-		return err
+		return nil, instanceError(err)
 	}
-	defer fs.Close()
-	w.fs = fs
-	if w.opts.CookieDir != "" {
-		if err := fs.Add(w.opts.CookieDir); err != nil {
-			return err
+	_ = unix.Close(fd)
+	return &inotify{watcher: w, again: stoppedTimer()}, nil
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// instanceError says what to do when inotify_init1(2) refuses.
+func instanceError(err error) error {
+	if !errors.Is(err, unix.EMFILE) {
+		return fmt.Errorf("inotify_init1: %w", err)
+	}
+	name, have := sysctl("fs.inotify.max_user_instances", "user.max_inotify_instances")
+	return fmt.Errorf("inotify_init1: %w\nhint: raise the sysctl %s, which is %d for all processes of this user, or this process's limit of open files", err, name, have)
+}
+
+// watchLimit returns the sysctl that limits watches, and its value.
+func watchLimit() (string, int) {
+	return sysctl("fs.inotify.max_user_watches", "user.max_inotify_watches")
+}
+
+// sysctl returns the lower of a limit of the machine and the same limit of the user namespace (namespaces(7),
+// /proc/sys/user). The value is 0 if neither can be read.
+func sysctl(machine, namespace string) (string, int) {
+	name, have := machine, math.MaxInt
+	for _, s := range []string{machine, namespace} {
+		data, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(s, ".", "/"))
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && n < have {
+			name, have = s, n
 		}
 	}
-	if err := w.add(""); err != nil {
+	if have == math.MaxInt {
+		have = 0
+	}
+	return name, have
+}
+
+func (s *inotify) close() {}
+
+func (s *inotify) run(ctx context.Context) error {
+	s.poll = newPoller(s.tune.pollEvery)
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		s.end()
+		s.poll.stop()
+		s.again.Stop()
+	}()
+	if err := s.begin(ctx); err != nil {
 		return err
 	}
-	close(w.ready)
+	tick := time.NewTicker(s.tune.rootEvery)
+	defer tick.Stop()
 	for {
-		var send chan Report
-		if len(w.out) > 0 {
-			send = w.reports
+		s.endWalk()
+		s.flush()
+		s.publish()
+		var todo chan<- string
+		var next string
+		if n := len(s.walk.stack); n > 0 {
+			todo, next = s.walk.todo, s.walk.stack[n-1]
 		}
+		var err error
 		select {
 		case <-ctx.Done():
-			return nil
-		case e := <-w.exclude:
-			w.opts.Exclude = e
-			w.out = append(w.out, Event{Op: Rescan, Dir: true, Tree: true})
-		case send <- Report{Events: w.out}:
-			w.out = nil
-		case err := <-fs.Errors:
-			if errors.Is(err, fsnotify.ErrEventOverflow) {
-				_ = w.add("")
-				select {
-				case <-ctx.Done():
-					return nil
-				case w.reports <- Report{Events: []Event{{Op: Rescan, Dir: true, Tree: true}}, Fault: ErrOverflow}:
-				}
-				continue
-			}
+			return ctx.Err()
+		case <-s.inbox.wake:
+			err = s.drain(ctx)
+		case todo <- next:
+			s.walk.stack = s.walk.stack[:len(s.walk.stack)-1]
+			s.walk.out++
+		case l := <-s.walk.listed:
+			s.walk.out--
+			s.walked(l)
+		case <-s.excludeSet:
+			err = s.applyExclude(ctx)
+		case all := <-s.poll.results:
+			s.polled(ctx, all)
+		case <-s.poll.timer.C:
+			s.poll.start(ctx, s.base, s.exclude)
+		case <-s.again.C:
+			err = s.restart(ctx)
+		case <-tick.C:
+			err = s.tick(ctx)
+		}
+		if err != nil {
 			return err
-		case ev := <-fs.Events:
-			w.handle(ev)
 		}
 	}
 }
 
-func (w *inotify) handle(ev fsnotify.Event) {
-	if w.opts.CookieDir != "" && filepath.Dir(ev.Name) == filepath.Clean(w.opts.CookieDir) {
-		if ev.Has(fsnotify.Create) {
-			w.out = append(w.out, Event{Cookie: filepath.Base(ev.Name)})
-		}
-		return
+// begin opens the kernel's queue and starts to walk the tree.
+func (s *inotify) begin(ctx context.Context) error {
+	kernel, err := fsnotify.NewBufferedWatcher(readAhead)
+	if err != nil {
+		return instanceError(err)
 	}
-	path, ok := strings.CutPrefix(ev.Name, w.root)
-	if !ok {
-		return
+	s.kernel = kernel
+	s.inbox = &inbox{max: s.tune.maxPending, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go s.inbox.read(kernel, s.tune.stall)
+	s.dirs = newDirSet()
+	s.unreadable = map[string]struct{}{}
+	s.hidden = map[uint32]struct{}{}
+	s.overflowed, s.rootMoved = false, false
+	s.again.Stop()
+	s.poll.clear()
+	if s.opts.CookieDir != "" {
+		// Before the tree: under a watch limit it is the one watch that must not be missing.
+		s.cookieLost = s.kernel.Add(s.opts.CookieDir) != nil
 	}
-	path = strings.TrimPrefix(path, "/")
-	e := Event{Path: path}
-	w.mu.Lock()
-	_, e.Dir = w.dirs[path]
-	w.mu.Unlock()
-	if ev.Has(fsnotify.Create) {
-		e.Op |= Create
-		if fi, err := os.Lstat(ev.Name); err == nil && fi.IsDir() {
-			_ = w.add(path)
-			e.Dir, e.Tree = true, true
-		}
-	}
-	if ev.Has(fsnotify.Write) {
-		e.Op |= Modify
-	}
-	if ev.Has(fsnotify.Chmod) {
-		e.Op |= Attrib
-	}
-	if ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename) {
-		e.Op |= Delete
-		if ev.Has(fsnotify.Rename) {
-			e.Op |= Move
-		}
-		if e.Dir {
-			w.drop(path)
-		}
-	}
-	if w.opts.Exclude.Match(path, e.Dir) {
-		return
-	}
-	w.out = append(w.out, e)
-}
-
-func (w *inotify) drop(path string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for d := range w.dirs {
-		if d == path || strings.HasPrefix(d, path+"/") {
-			_ = w.fs.Remove(filepath.Join(w.root, d))
-			delete(w.dirs, d)
-		}
-	}
-}
-
-// add watches path, then lists it: what was made between the two has an event or is found by the listing.
-func (w *inotify) add(path string) error {
-	if w.opts.Exclude.Match(path, true) {
-		return nil
-	}
-	if err := w.fs.Add(filepath.Join(w.root, path)); err != nil {
-		if path != "" && (os.IsNotExist(err) || os.IsPermission(err)) {
-			return nil
+	if s.watch(s.root.path, 0) == 0 && len(s.poll.tops) == 0 {
+		err := fmt.Errorf("%w: it cannot be read", ErrRootLost)
+		if lost := s.checkRoot(); lost != nil {
+			err = lost
 		}
 		return err
 	}
-	w.mu.Lock()
-	w.dirs[path] = struct{}{}
-	n := len(w.dirs)
-	w.mu.Unlock()
-	if w.opts.Progress != nil {
-		w.opts.Progress(n)
-	}
-	entries, err := os.ReadDir(filepath.Join(w.root, path))
-	if err != nil {
-		return nil
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := w.add(filepath.Join(path, e.Name())); err != nil {
-				return err
+	var walkCtx context.Context
+	walkCtx, s.walk.cancel = context.WithCancel(ctx)
+	s.walk.active = true
+	s.walk.begun = time.Now()
+	s.walk.todo, s.walk.listed = make(chan string), make(chan listing)
+	for range listers {
+		s.walk.workers.Add(1)
+		go func(todo <-chan string, listed chan<- listing) {
+			defer s.walk.workers.Done()
+			for {
+				select {
+				case <-walkCtx.Done():
+					return
+				case path := <-todo:
+					l := listDir(path, 0)
+					select {
+					case <-walkCtx.Done():
+						return
+					case listed <- l:
+					}
+				}
 			}
+		}(s.walk.todo, s.walk.listed)
+	}
+	if s.dirs.len > 0 {
+		s.walk.stack = append(s.walk.stack, s.root.path)
+	}
+	return nil
+}
+
+// end closes the kernel's queue and waits for the goroutines of begin.
+func (s *inotify) end() {
+	s.stopWalk()
+	if s.kernel != nil {
+		_ = s.kernel.Close()
+		<-s.inbox.done
+		s.kernel = nil
+	}
+}
+
+func (s *inotify) stopWalk() {
+	if s.walk.active {
+		s.walk.cancel()
+		s.walk.workers.Wait()
+		s.walk.active = false
+		s.walk.stack, s.walk.out, s.walk.todo, s.walk.listed = nil, 0, nil, nil
+	}
+}
+
+// restart begins again with nothing known. After lost events that is the only sure way: a watch may have been
+// moved or removed without our knowing. What happens meanwhile is covered by the Tree event at the end of the walk.
+func (s *inotify) restart(ctx context.Context) error {
+	s.recovering = s.recovering || s.overflowed
+	s.end()
+	return s.begin(ctx)
+}
+
+// read moves events from fsnotify into the inbox until kernel is closed.
+func (b *inbox) read(kernel *fsnotify.Watcher, stall func()) {
+	defer close(b.done)
+	for {
+		if stall != nil {
+			stall()
+		}
+		select {
+		case ev, ok := <-kernel.Events:
+			if !ok {
+				return
+			}
+			b.mu.Lock()
+			if len(b.events) < b.max {
+				b.events = append(b.events, ev)
+			} else {
+				b.events, b.overflow = nil, true
+			}
+			b.mu.Unlock()
+		case err, ok := <-kernel.Errors:
+			if !ok {
+				return
+			}
+			b.mu.Lock()
+			if errors.Is(err, fsnotify.ErrEventOverflow) {
+				b.overflow = true
+			} else if b.err == nil {
+				b.err = fmt.Errorf("inotify: %w", err)
+			}
+			b.mu.Unlock()
+		}
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take exchanges the events read so far for an empty buffer.
+func (b *inbox) take(buffer []fsnotify.Event) (events []fsnotify.Event, overflow bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	events, overflow, err = b.events, b.overflow, b.err
+	b.events, b.overflow = buffer[:0], false
+	return events, overflow, err
+}
+
+// drain works on what the reader has read.
+func (s *inotify) drain(ctx context.Context) error {
+	events, overflow, err := s.inbox.take(s.buffer)
+	if err != nil {
+		return err
+	}
+	for i := range events {
+		s.handle(ctx, &events[i])
+		if i%1024 == 1023 {
+			s.flush()
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+	}
+	clear(events) // or the paths in it stay in memory
+	if s.buffer = events; cap(events) > keepPending {
+		s.buffer = nil
+	}
+	if s.rootMoved {
+		s.rootMoved = false
+		if err := s.checkRoot(); err != nil {
+			return err
+		}
+	}
+	if overflow && !s.overflowed {
+		s.overflowed = true
+		if !s.walk.active {
+			s.beginAgain()
 		}
 	}
 	return nil
+}
+
+// beginAgain makes a restart due: at once, but if the last walk is not long ago, so much later that a storm of
+// events does not keep us walking all the time.
+func (s *inotify) beginAgain() {
+	pause := max(4*s.walk.took, s.tune.rootEvery)
+	s.again.Reset(max(0, time.Until(s.walk.ended.Add(pause))))
+}
+
+func (s *inotify) handle(ctx context.Context, ev *fsnotify.Event) {
+	name := ev.Name
+	if dir := s.opts.CookieDir; dir != "" {
+		if rest, ok := strings.CutPrefix(name, dir); ok && (rest == "" || rest[0] == '/') {
+			switch {
+			case rest != "" && ev.Has(fsnotify.Create):
+				s.cookie(rest[1:])
+			case rest == "" && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)):
+				s.cookieLost = true
+			}
+			return
+		}
+	}
+	rel, ok := s.rel(name)
+	if !ok {
+		return
+	}
+	op := eventOp(ev.Op)
+	switch {
+	case rel == "":
+		if op&Delete != 0 {
+			s.rootMoved = true
+			return
+		}
+		s.emit(Event{Op: op, Dir: true})
+	case op&(Create|Delete) != 0:
+		s.settle(ctx, name, rel, op)
+	default:
+		if op&Attrib != 0 && len(s.unreadable) > 0 {
+			s.retryUnreadable(ctx, name)
+		}
+		dir := s.dirs.get(name) != 0
+		if !s.excluded(name, rel, dir) {
+			s.emit(Event{Path: rel, Op: op, Dir: dir})
+		}
+	}
+}
+
+func eventOp(op fsnotify.Op) (o Op) {
+	if op.Has(fsnotify.Create) {
+		o |= Create
+	}
+	if op.Has(fsnotify.Write) {
+		o |= Modify
+	}
+	if op.Has(fsnotify.Chmod) {
+		o |= Attrib
+	}
+	if op.Has(fsnotify.Remove) {
+		o |= Delete
+	}
+	if op.Has(fsnotify.Rename) { // IN_MOVED_FROM, IN_MOVE_SELF; what has moved in is told as a Create
+		o |= Delete | Move
+	}
+	return o
+}
+
+// excluded tells whether an event of the path is to be dropped. Usually its directory is watched, so not excluded.
+func (s *inotify) excluded(path, rel string, dir bool) bool {
+	if s.exclude == nil {
+		return false
+	}
+	if s.dirs.get(parentOf(path)) != 0 {
+		return s.exclude.entry(rel, dir)
+	}
+	return s.exclude.Match(rel, dir)
+}
+
+func parentOf(path string) string {
+	i := strings.LastIndexByte(path, '/')
+	if i <= 0 {
+		return path[:i+1]
+	}
+	return path[:i]
+}
+
+// settle makes the watches agree with what is at the path of a name that came or went, whichever of the two it
+// was: the event may be of an older inhabitant of the path.
+func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
+	st, err := lstat(path)
+	id := s.dirs.get(path)
+	was := id != 0
+	if err == nil && isDir(&st) {
+		if s.excluded(path, rel, true) {
+			if was {
+				s.drop(path)
+			}
+			s.hide(path, rel)
+			return
+		}
+		if was && op&Delete == 0 {
+			if d := s.dirs.at(id); d.dev != 0 && s.dirs.devs[d.dev-1] == uint64(st.Dev) && d.ino == st.Ino {
+				// Found by the listing of its parent before its event was read. An inode of the same
+				// number as an earlier one would have had a Delete in between.
+				s.emit(Event{Path: rel, Op: op, Dir: true})
+				return
+			}
+		}
+		s.grow(ctx, path, rel, op, was || op&Delete != 0)
+		return
+	}
+	if was {
+		s.drop(path)
+	} else if s.poll.remove(path) {
+		was = true
+	}
+	if _, ok := s.unreadable[path]; ok {
+		delete(s.unreadable, path)
+		was = true
+	}
+	if err != nil && !was && len(s.hidden) > 0 {
+		h := s.dirs.hashPath(path)
+		if _, ok := s.hidden[h]; ok && s.excluded(path, rel, true) {
+			delete(s.hidden, h)
+			return
+		}
+	}
+	if !s.excluded(path, rel, was) {
+		s.emit(Event{Path: rel, Op: op, Dir: was})
+	}
+}
+
+// hide remembers an excluded directory if its name alone would not tell that it is excluded: when it goes, nobody
+// says that it was a directory.
+func (s *inotify) hide(path, rel string) {
+	if !s.exclude.Match(rel, false) {
+		s.hidden[s.dirs.hashPath(path)] = struct{}{}
+	}
+}
+
+// grow watches a directory and all below it, and then reports it with what it found. rescan says that things may
+// have gone from it unseen.
+func (s *inotify) grow(ctx context.Context, top, rel string, op Op, rescan bool) {
+	var found []Event
+	tree := rescan
+	stack := []string{top}
+	for len(stack) > 0 && ctx.Err() == nil {
+		path := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		id := s.watch(path, s.dirs.get(parentOf(path)))
+		if id == 0 {
+			continue
+		}
+		files := 0
+		if !tree {
+			files = maxFound
+		}
+		l := listDir(path, files)
+		if s.listed(id, l) {
+			stack = append(stack, path)
+			continue
+		}
+		if l.err != nil {
+			continue
+		}
+		for _, e := range l.entries {
+			child := path + "/" + e.name
+			if path == "/" {
+				child = path + e.name
+			}
+			childRel, _ := s.rel(child)
+			if s.exclude.entry(childRel, e.dir) {
+				if e.dir {
+					s.hide(child, childRel)
+				}
+				continue
+			}
+			if e.dir {
+				stack = append(stack, child)
+			}
+			if tree = tree || l.more || len(found) == maxFound; !tree {
+				found = append(found, Event{Path: childRel, Op: Create, Dir: e.dir})
+			}
+		}
+	}
+	if rescan {
+		op |= Rescan
+	}
+	s.emit(Event{Path: rel, Op: op, Dir: true, Tree: tree})
+	if !tree {
+		s.batch = append(s.batch, found...)
+	}
+}
+
+// watch adds a watch for a directory and returns 0 if there is none: because it is gone or not readable, or
+// because it must be polled. A watch that is there already is made anew.
+func (s *inotify) watch(path string, parent dirID) dirID {
+	id := s.dirs.get(path)
+	if id != 0 {
+		_ = s.kernel.Remove(path)
+	}
+	if path == s.opts.CookieDir {
+		return 0 // what happens in there is told by cookies
+	}
+	err := s.add(path)
+	switch {
+	case err == nil:
+		delete(s.unreadable, path)
+		if id == 0 {
+			id = s.dirs.add(path, parent)
+			if s.opts.Progress != nil && s.walk.active && s.dirs.len%progressEvery == 0 {
+				s.opts.Progress(s.dirs.len)
+			}
+		}
+		return id
+	case gone(err):
+	case errors.Is(err, unix.EACCES):
+		s.unreadable[path] = struct{}{}
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
+		s.poll.add(path, pollLimit)
+	case errors.Is(err, unix.ENAMETOOLONG):
+		// Out of reach by its path, but not through its parent. Rsync names it relative to the root, so it may
+		// still be able to send it.
+		s.poll.add(parentOf(path), pollAlways)
+	default:
+		s.poll.add(path, pollRetry)
+	}
+	if id != 0 {
+		s.drop(path)
+	}
+	return 0
+}
+
+func (s *inotify) add(path string) error {
+	if s.tune.add != nil {
+		if err := s.tune.add(path); err != nil {
+			return err
+		}
+	}
+	return s.kernel.Add(path)
+}
+
+// listed takes in which directory was found at a watched path, and tells whether to list it again.
+func (s *inotify) listed(id dirID, l listing) (again bool) {
+	switch {
+	case l.err == nil:
+	case gone(l.err):
+		s.drop(l.path)
+		return false
+	case errors.Is(l.err, unix.EACCES):
+		return false
+	default: // EMFILE, EIO: nobody knows what is below it
+		s.poll.add(l.path, pollRetry)
+		return false
+	}
+	other := s.dirs.inode(l.dev, l.ino)
+	if other == id || other == 0 {
+		s.dirs.identify(id, l.dev, l.ino)
+		return false
+	}
+	path := s.dirs.path(other)
+	st, err := lstat(path)
+	if err == nil && uint64(st.Dev) == l.dev && st.Ino == l.ino {
+		// One directory at two paths: a bind mount. Fsnotify reports the path that was added first; make
+		// sure which one that is.
+		s.drop(l.path)
+		s.poll.add(l.path, pollAlways)
+		if rel, ok := s.rel(path); ok && s.watch(path, 0) != 0 {
+			s.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
+		}
+		return false
+	}
+	// Renamed, and the event of that is still to come: fsnotify has it under the old path.
+	s.drop(path)
+	s.drop(l.path)
+	return s.watch(l.path, s.dirs.get(parentOf(l.path))) != 0
+}
+
+// drop removes the watches of a directory and all below it.
+func (s *inotify) drop(path string) {
+	s.poll.remove(path)
+	for p := range s.unreadable {
+		if p == path || strings.HasPrefix(p, path) && p[len(path)] == '/' {
+			delete(s.unreadable, p)
+		}
+	}
+	id := s.dirs.get(path)
+	if id == 0 {
+		return
+	}
+	s.dirs.removeTree(id, func(path string) {
+		// The kernel has removed it already if the directory is gone.
+		if s.kernel.Remove(path) == nil {
+			if s.dropped++; s.dropped%dropPace == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+}
+
+// walked goes on with the walk from a directory that has been listed.
+func (s *inotify) walked(l listing) {
+	id := s.dirs.get(l.path)
+	if id == 0 {
+		return // gone since
+	}
+	if s.listed(id, l) {
+		s.walk.stack = append(s.walk.stack, l.path)
+		return
+	}
+	id = s.dirs.get(l.path)
+	if id == 0 || l.err != nil {
+		return
+	}
+	for _, e := range l.entries {
+		if !e.dir {
+			continue
+		}
+		child := l.path + "/" + e.name
+		if l.path == "/" {
+			child = l.path + e.name
+		}
+		if s.dirs.get(child) != 0 {
+			continue // an event told of it, and all below it is watched
+		}
+		rel, _ := s.rel(child)
+		if s.exclude.entry(rel, true) {
+			s.hide(child, rel)
+			continue
+		}
+		if s.watch(child, id) != 0 {
+			s.walk.stack = append(s.walk.stack, child)
+		}
+	}
+}
+
+// endWalk says what a complete walk means.
+func (s *inotify) endWalk() {
+	if !s.walk.active || len(s.walk.stack) > 0 || s.walk.out > 0 {
+		return
+	}
+	s.stopWalk()
+	s.walk.ended = time.Now()
+	s.walk.took = s.walk.ended.Sub(s.walk.begun)
+	if s.opts.Progress != nil {
+		s.opts.Progress(s.dirs.len)
+	}
+	lost := s.lost
+	s.attached()
+	switch {
+	case lost: // reported as Restored
+	case s.recovering:
+		s.fault(ErrOverflow, s.wholeTree())
+	case s.including:
+		s.emit(s.wholeTree())
+	}
+	s.recovering, s.including = false, false
+	s.reportLimit(s.poll.counts[pollLimit], s.dirs.len)
+	s.listCookies()
+	if s.overflowed {
+		s.beginAgain()
+	}
+	s.release()
+}
+
+// tick looks for what has no event.
+func (s *inotify) tick(ctx context.Context) error {
+	if err := s.checkRoot(); err != nil {
+		return err
+	}
+	if s.mounts.changed() {
+		for _, path := range s.mounts.update(s.root.path) {
+			s.remounted(ctx, path)
+		}
+		s.findBlindness()
+	}
+	if s.cookieLost && s.kernel.Add(s.opts.CookieDir) == nil {
+		s.cookieLost = false
+		s.listCookies()
+	}
+	return nil
+}
+
+// remounted makes a new start with a directory that another filesystem was mounted on, or unmounted from. The
+// watches of what was there before are gone (IN_UNMOUNT) or watch what can no longer be seen.
+func (s *inotify) remounted(ctx context.Context, path string) {
+	rel, ok := s.rel(path)
+	if !ok || rel == "" {
+		return
+	}
+	s.drop(path)
+	if s.dirs.get(parentOf(path)) == 0 || s.exclude.Match(rel, true) {
+		return // the walk is still to come there, or it is polled, or it is none of our business
+	}
+	s.grow(ctx, path, rel, Rescan, true)
+}
+
+// polled reports what a scan has found, and tries to watch what had no watch.
+func (s *inotify) polled(ctx context.Context, all []pollResult) {
+	for _, path := range s.poll.finish(all) {
+		if rel, ok := s.rel(path); ok {
+			s.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
+		}
+	}
+	for path, t := range s.poll.tops {
+		if t.kind == pollAlways || ctx.Err() != nil {
+			continue
+		}
+		var err error
+		if s.dirs.get(path) == 0 {
+			if err = s.add(path); err == nil {
+				_ = s.kernel.Remove(path)
+			}
+		}
+		switch {
+		case err == nil:
+			s.poll.delete(path, t)
+			if rel, ok := s.rel(path); ok {
+				s.grow(ctx, path, rel, Rescan, true)
+			}
+		case gone(err):
+			s.poll.delete(path, t)
+		case t.kind == pollLimit:
+			// The limit is still reached: the others would fail too.
+			s.afterPoll()
+			return
+		}
+	}
+	s.afterPoll()
+}
+
+func (s *inotify) afterPoll() {
+	if !s.walk.active {
+		s.reportLimit(s.poll.counts[pollLimit], s.dirs.len)
+	}
+	s.release()
+}
+
+// applyExclude gives up watches of what is excluded now. If anything may be included now it begins again.
+func (s *inotify) applyExclude(ctx context.Context) error {
+	old := s.exclude
+	s.exclude = s.takeExclude()
+	defer s.applied.Add(1)
+	if s.exclude.includesMoreThan(old) {
+		s.including = true
+		return s.restart(ctx)
+	}
+	var paths []string
+	match := func(path string) {
+		if rel, ok := s.rel(path); ok && s.exclude.Match(rel, true) {
+			paths = append(paths, path)
+		}
+	}
+	s.dirs.each(func(id dirID) bool {
+		match(s.dirs.path(id))
+		return ctx.Err() == nil
+	})
+	for path := range s.poll.tops {
+		match(path)
+	}
+	for path := range s.unreadable {
+		match(path)
+	}
+	for _, path := range paths {
+		s.drop(path)
+		if rel, ok := s.rel(path); ok {
+			s.hide(path, rel)
+		}
+	}
+	s.afterPoll()
+	return ctx.Err()
+}
+
+// retryUnreadable tries again the unreadable directories that a change of attributes at path may have opened.
+func (s *inotify) retryUnreadable(ctx context.Context, path string) {
+	var paths []string
+	for p := range s.unreadable {
+		if isBelow(p, path) {
+			paths = append(paths, p)
+		}
+	}
+	for _, p := range paths {
+		if rel, ok := s.rel(p); ok {
+			s.grow(ctx, p, rel, Attrib, true)
+		}
+	}
+}
+
+// cookie reports a file in the cookie directory, after all that happened before it.
+func (s *inotify) cookie(name string) {
+	s.cookies = append(s.cookies, heldCookie{name: name})
+	s.release()
+}
+
+// release reports the cookies that need wait no longer.
+func (s *inotify) release() {
+	for len(s.cookies) > 0 && !s.walk.active && !s.overflowed {
+		c := &s.cookies[0]
+		if len(s.poll.tops) > 0 {
+			if c.scan == 0 {
+				c.scan = s.poll.started + 1
+				s.poll.kick()
+			}
+			if s.poll.done < c.scan {
+				return
+			}
+		}
+		s.emit(Event{Cookie: c.name})
+		s.cookies = s.cookies[1:]
+	}
+}
+
+// listCookies reports the cookies whose events may have been lost.
+func (s *inotify) listCookies() {
+	if s.opts.CookieDir == "" {
+		return
+	}
+	for _, e := range listDir(s.opts.CookieDir, maxFound).entries {
+		s.cookie(e.name)
+	}
+}
+
+// publish makes the numbers of Info true.
+func (s *inotify) publish() {
+	n := counts{s.dirs.len, s.poll.dirs(), len(s.unreadable)}
+	if n != s.published {
+		s.published = n
+		s.setInfo(func(i *Info) { i.Directories, i.Unwatched, i.Unreadable = n.dirs, n.unwatched, n.unreadable })
+	}
 }
