@@ -336,7 +336,8 @@ func (h *Host) listen(m *machine) {
 func (h *Host) cgroups() (dirs, wrap []string, err error) {
 	name := "lockstep-lab-" + h.lab.ID + "-" + h.Name
 	if _, err := os.Stat("/run/systemd/system"); err == nil { // sd_booted(3): then cgroups are systemd's to give
-		return nil, []string{"systemd-run", "--scope", "--quiet", "--collect", "--unit=" + name, "--property=Delegate=yes", "--"}, nil
+		return nil, []string{"systemd-run", "--scope", "--quiet", "--collect", "--unit=" + name, "--property=Delegate=yes",
+			"--description=" + h.Name + " of lab " + h.lab.ID, "--"}, nil
 	}
 	parents, err := cgroupParents()
 	if err != nil {
