@@ -96,5 +96,33 @@ check-generated:
 		[ "$$before" = "$$(git diff; git status --porcelain)" ] || \
 		{ echo 'go generate ./... changes files: commit what it makes'; git status --short; exit 1; }
 
+NFPM_VERSION := v2.45.2
+
+build/tools/nfpm:
+	@mkdir -p build/tools
+	GOBIN=$(CURDIR)/build/tools go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
+
+# What the packages contain beside the binary; goreleaser calls it too.
+.PHONY: generate-packaging packages bench torture
+generate-packaging: build
+	@mkdir -p build/release && cp -p build/lockstep_linux_amd64 build/lockstep_linux_arm64 build/release/
+	@for arch in amd64 arm64; do go run ./packaging/build -arch $$arch -version $(MIRROR_VERSION) \
+		-date "$$($(GIT) log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)"; done
+
+packages: generate-packaging build/tools/nfpm ## deb and rpm for amd64 and arm64, into dist/
+	@mkdir -p dist
+	@for arch in amd64 arm64; do for format in deb rpm; do \
+		build/tools/nfpm package -f build/packaging/nfpm-$$arch.yaml -p $$format -t dist/; done; done
+
+bench: build ## lockstep beside lsyncd and plain rsync, as ratios; writes BENCHMARKS.md
+	@.ci/deps bench
+	go run ./agent/internal/bench -out . $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(WORKLOADS),-workloads $(WORKLOADS))
+
+SEEDS   ?= 20
+MINUTES ?= 30
+
+torture: build ## random histories with faults: SEEDS=n MINUTES=m
+	go run ./agent/internal/torture/run -seeds $(SEEDS) -minutes $(MINUTES)
+
 clean: ## remove build/; the lab's cached root stays: labctl says where
 	rm -rf build dist
