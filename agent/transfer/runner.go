@@ -5,38 +5,173 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 )
 
 // Runner runs rsync against one target. Its methods may be called at once from several goroutines.
-type Runner struct{ opts Options }
+type Runner struct {
+	opts     Options
+	rsync    string // absolute
+	version  version
+	warnings []string
+	log      *slog.Logger
+	rules    ruleCache
+	writers  writers
+}
 
-// New finds rsync and refuses one that is too old. It does not connect.
-func New(opts Options) (*Runner, error) { return nil, errors.ErrUnsupported }
+// version is that of rsync.
+type version struct {
+	text                string
+	major, minor, patch int
+}
+
+func (v version) before(major, minor, patch int) bool {
+	return slices.Compare([]int{v.major, v.minor, v.patch}, []int{major, minor, patch}) < 0
+}
+
+// versionTimeout bounds `rsync --version`, which takes some milliseconds.
+const versionTimeout = 20 * time.Second
+
+// New finds rsync and asks its version. It refuses one before 3.1.3, the oldest that keeps times in nanoseconds
+// (--modify-window=-1), and one that cannot compress as asked. It does not connect.
+func New(opts Options) (*Runner, error) {
+	name := opts.Rsync
+	if name == "" {
+		name = "rsync"
+	}
+	path, err := exec.LookPath(name)
+	if err == nil {
+		path, err = filepath.Abs(path) // the working directory of a run is the source directory
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w\nhint: install rsync 3.1.3 or newer", err)
+	}
+	if opts.Target.PasswordFile != "" {
+		if opts.Target.PasswordFile, err = filepath.Abs(opts.Target.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
+	r := &Runner{opts: opts, rsync: path, log: opts.Log}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.rules.init()
+	out, err := r.output("--version")
+	if err != nil {
+		return nil, fmt.Errorf("%s --version: %w", path, err)
+	}
+	if r.version, err = parseVersion(out); err != nil {
+		return nil, fmt.Errorf("%s: %w\nhint: install rsync 3.1.3 or newer", path, err)
+	}
+	if r.version.before(3, 1, 3) {
+		return nil, fmt.Errorf("%s is version %s, too old\nhint: install rsync 3.1.3 or newer", path, r.version.text)
+	}
+	if err := r.checkCompress(out); err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	if r.version.text == "3.4.3" {
+		r.warnings = append(r.warnings, "rsync 3.4.3 cannot delete what is missing from the source when it runs on the backup host; update it there to 3.4.4 or later")
+	}
+	if r.version.before(3, 4, 0) {
+		r.warnings = append(r.warnings, "rsync "+r.version.text+" is from before 3.4.0, which mended six security faults of the protocol, unless the distribution mended them too")
+	}
+	return r, nil
+}
 
 // Version returns the version of the rsync that runs here, as in 3.5.0.
-func (r *Runner) Version() string { return "" }
+func (r *Runner) Version() string { return r.version.text }
 
-// Run does one job. progress, when not nil, is called from one goroutine while a Tree job runs.
-func (r *Runner) Run(ctx context.Context, root *Root, job Job, progress func(Progress)) Result {
-	return Result{Class: Unknown, Status: -1}
+// Warnings returns what is known to be wrong with this version of rsync, in words. The rsync on the backup
+// host may be another one; Canary tells of that.
+func (r *Runner) Warnings() []string { return slices.Clone(r.warnings) }
+
+// output runs rsync without a connection and returns what it prints.
+func (r *Runner) output(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.rsync, args...)
+	cmd.Env = environment()
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && len(exit.Stderr) > 0 {
+		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+	}
+	return string(out), err
 }
 
-// List compares the source with the backup and changes neither. each gets every difference, in rsync's order.
-func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each func(Item) error) Result {
-	return Result{Class: Unknown, Status: -1}
+// environment is all that a child gets: neither NOTIFY_SOCKET, with which it could speak for us to systemd, nor RSYNC_*
+// variables, nor HOME, below which rsync reads option aliases. Messages must come in English.
+func environment() []string {
+	env := []string{"LC_ALL=C"}
+	for _, name := range []string{"PATH", "TZ"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
-// ListMissing lists everything that a Delete job of these paths would delete on the backup, and changes nothing.
-func (r *Runner) ListMissing(ctx context.Context, root *Root, paths []string, each func(Item) error) Result {
-	return Result{Class: Unknown, Status: -1}
+var versionLine = regexp.MustCompile(`(?m)^rsync +version +v?((\d+)\.(\d+)\.(\d+)\S*)`)
+
+func parseVersion(out string) (version, error) {
+	m := versionLine.FindStringSubmatch(out)
+	if m == nil || strings.Contains(out, "openrsync") {
+		first, _, _ := strings.Cut(out, "\n")
+		return version{}, fmt.Errorf("not an rsync: --version says %q", first)
+	}
+	return version{m[1], int(number(m[2])), int(number(m[3])), int(number(m[4]))}, nil
 }
 
-// Probe makes one empty, authenticated connection: is the module there, and will it take us?
-func (r *Runner) Probe(ctx context.Context) Result { return Result{Class: Unknown, Status: -1} }
+var compressList = regexp.MustCompile(`(?m)^Compress list:\n((?: +.*\n?)+)`)
 
-// Canary creates, updates and deletes a small tree `.lockstep-canary-XXXX` on the backup with the options of real runs.
-func (r *Runner) Canary(ctx context.Context) Result { return Result{Class: Unknown, Status: -1} }
+// checkCompress: which compressions there are depends on the build; before 3.2.0 only zlib and zlibx.
+func (r *Runner) checkCompress(out string) error {
+	have := []string{"zlib", "zlibx"}
+	if m := compressList.FindStringSubmatch(out); m != nil {
+		have = strings.Fields(m[1])
+	}
+	if c := r.opts.Compress; c != "" && !slices.Contains(have, c) {
+		return fmt.Errorf("(%s) cannot compress with %s\nhint: set transfer.compress to one of: %s", r.version.text, c, strings.Join(have, ", "))
+	}
+	return nil
+}
 
-// RequiredOptions lists the rsync options, as `refuse options` of rsyncd.conf(5) names them, that a module
-// must not refuse.
-func RequiredOptions() []string { return nil }
+// writers knows which runs overlap in time with one that may create temporary files on the backup.
+type writers struct {
+	mu      sync.Mutex
+	running int
+	begun   int
+}
+
+func (w *writers) begin() (end func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running++
+	w.begun++
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.running--
+	}
+}
+
+// watch returns a function that reports whether any writer ran since watch was called.
+func (w *writers) watch() (overlapped func() bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	running, begun := w.running > 0, w.begun
+	return func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return running || w.begun != begun
+	}
+}

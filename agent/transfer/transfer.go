@@ -18,23 +18,23 @@ import (
 // Target is the rsync daemon module that is pushed to.
 type Target struct {
 	Address      string // host name or address
-	Port         int
+	Port         int    // 0 is rsync's own, 873
 	Module       string
 	User         string
-	PasswordFile string // rsync(1) --password-file: not other-readable, owned by the caller or root
+	PasswordFile string // rsync(1) --password-file: not other-readable, owned by the caller or root; "" = a module without users
 }
 
 // Options configures a Runner.
 type Options struct {
 	Rsync          string // path of the rsync binary; "" looks in PATH
-	Path           string // the source directory
+	Path           string // the source directory, for messages; runs take a Root
 	Target         Target
-	Exclude        []string // rsync patterns, obeyed by every run
-	Filter         []string // rsync filter rules, obeyed by every run
-	FullExclude    []string // further patterns for List and Full jobs
-	Compress       string
-	BandwidthLimit string
-	Timeout        time.Duration // rsync --timeout
+	Exclude        []string      // rsync patterns, obeyed by every run
+	Filter         []string      // rsync filter rules, obeyed by every run, after Exclude; no merge files
+	FullExclude    []string      // further patterns for List and for jobs with Full
+	Compress       string        // "", zstd, lz4, zlibx, zlib
+	BandwidthLimit string        // as rsync --bwlimit
+	Timeout        time.Duration // rsync --timeout and --contimeout, rounded up to seconds; 0 is none
 	Extra          []string      // further options, checked by pair.Validate
 	Log            *slog.Logger  // gets the exact argv of every run at debug level; nil discards
 }
@@ -43,18 +43,34 @@ type Options struct {
 type Kind int
 
 const (
-	Send   Kind = iota // the listed paths, each as it is on disk; a missing one is passed over
-	Tree               // the listed directories with everything below them, by recursion
-	Delete             // the listed paths, which must be missing on disk; everything below them on the backup too
+	// Send brings each listed path as it is on disk, directories without what is in them. A path that is missing is
+	// passed over, one that is excluded (or below an excluded directory) too. Nothing is deleted, except what stands
+	// in the way of a path of another type: a file, link, device or empty directory.
+	//
+	// Rsync sends the directories above each path along, so that they exist, and end with the owner, mode and
+	// modification time that they have in the source. They need not be listed.
+	Send Kind = iota
+	// Tree brings the listed directories with everything below them, by recursion. Nothing is deleted, as with Send.
+	Tree
+	// Delete removes the listed paths from the backup, with everything below them. Each must be missing on disk: it is
+	// looked at again, and one that is back is left out. Nothing is created or updated, except the attributes
+	// of the directories above.
+	Delete
 )
+
+// String returns the kind in lower case.
+func (k Kind) String() string { return [...]string{"send", "tree", "delete"}[k] }
 
 // Job is one rsync run.
 type Job struct {
 	Kind  Kind
-	Paths []string // relative to the source directory; "" is the directory itself (Tree only)
+	Paths []string // relative to the source directory; "" is the directory itself
 	// Force lets a non-directory take the place of a non-empty directory on the backup, which deletes
-	// what is below (rsync --force). Only for paths that passed the guard.
+	// what is below (rsync --force). Only for paths that passed the guard. Send only; paths that are
+	// directories are left out and returned in Result.Changed. Excluded files below stay, and so the path stays blocked.
 	Force bool
+	// Full says that a full batch asks: FullExclude is obeyed too. Tree only.
+	Full bool
 }
 
 // Class is what a result means for what to do next.
@@ -69,22 +85,32 @@ const (
 	Unknown                // rsync said something that is not understood: nothing of the job counts as done
 )
 
-// Result says what became of a job.
+// String returns the class in lower case.
+func (c Class) String() string {
+	return [...]string{"done", "transient", "stopped", "no space", "permanent", "unknown"}[c]
+}
+
+// Result says what became of a job. Unless Class is Done nothing of the job counts as done; the lists are
+// then what is known so far, and a single path in Failed is what ended the run.
 type Result struct {
 	Class   Class
-	Status  int           // rsync's exit status; -1 when it did not run
-	Message string        // one line in words, with the cause: for status and log
-	Hint    string        // what to do about it, when that is known
-	Failed  []PathFailure // by name: not read, not written, or not verified. Everything else in the job is done when Class is Done
-	Changed []string      // vanished or changed while they were read: to be looked at again
-	Blocked []string      // a non-empty directory on the backup stands where a non-directory should be: needs Force
-	Kept    []string      // directories that were not deleted because of excluded files in them
+	Status  int    // rsync's exit status; -1 when it did not run or a signal ended it
+	Message string // one line in words, with the cause: for status and log
+	Hint    string // what to do about it, when that is known
+	// Failed has, by name, what was not read, not written, or not verified. Everything else in the job is done when
+	// Class is Done. A directory stands for everything below it.
+	Failed []PathFailure
+	// Changed is to be looked at again: vanished, absent or changed while it was read; or, for Delete, on disk again.
+	// For a path below something that is missing or no directory, that something.
+	Changed []string
+	Blocked []string // a non-empty directory on the backup stands where a non-directory should be: needs Force
+	Kept    []string // directories that were not deleted because of excluded files in them, or a mount
 	// Incomplete is set when the source could not be read in full (List, ListMissing): what was reported
 	// as extraneous may exist in the source after all and must not be deleted.
 	Incomplete bool
 	Stats      Stats
-	Stderr  string // the last 8 KiB of standard error
-	Elapsed time.Duration
+	Stderr     string // the last 8 KiB of standard error
+	Elapsed    time.Duration
 }
 
 // PathFailure is one path that rsync could not read or write.
@@ -94,18 +120,21 @@ type PathFailure struct {
 	Remote bool   // the backup host could not write it; else the source host could not read it
 }
 
-// Stats counts one run (rsync --stats).
+// Stats counts one run (rsync --stats). It is zero when the run did not come to its end.
 type Stats struct {
-	Files       int64 // in the file list
+	Files       int64 // in the file list: of the source, without what is excluded
 	Transferred int64 // regular files sent
 	Deleted     int64
 	Bytes       int64 // of the files sent
 	Sent        int64 // bytes on the wire
 }
 
-// Progress is what a running Tree job has done so far (rsync --info=progress2).
+// Progress is what a running job has done so far (rsync --info=progress2).
 type Progress struct {
-	Bytes   int64
+	Bytes int64
+	// Listed is set once rsync knows the whole list. Until then, Percent and ETA are 0 and Total grows:
+	// rsync lists a tree while it sends, some thousand entries ahead.
+	Listed  bool
 	Percent int
 	Rate    string
 	ETA     time.Duration

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// partialDir keeps what arrived of a file when a run was cut off, beside where the file goes, so that the next run
+// continues from there. Rsync removes it with the last file in it, excludes it from what it sends, and List reports
+// what is left over in it as extraneous.
+const partialDir = ".~lockstep~"
+
+// riskPartial lets partialDir go whatever the rules exclude.
+const riskPartial = "--filter=R " + partialDir
+
+// attributes are what -a keeps, without its -r.
+const attributes = "-lptgoD"
+
+// outFormat makes rsync print one line for each difference. The mark tells it from everything else that rsync prints
+// to standard output; the eleven characters of %i have no spaces but at their end; the name comes last and
+// newlines in it are escaped.
+const outFormat = itemMark + "%i %n"
+const itemMark = "@ "
+
+// run is one invocation of rsync.
+type run struct {
+	mode     []string // what makes it send, delete or list
+	full     bool     // obey FullExclude
+	plain    bool     // obey no rules at all
+	progress bool
+}
+
+var (
+	// --ignore-missing-args and never --delete-missing-args: what vanishes between our look and rsync's must not be
+	// deleted without having passed the guard.
+	sendMode = []string{attributes, "-d", "--ignore-missing-args", "--partial-dir=" + partialDir}
+	// --prune-empty-dirs makes rsync send the rules to the receiver, which then keeps excluded files when their
+	// directory makes way. It would also keep directories without a file in this list from being made: so there are none.
+	forceMode = append([]string{"--force", "--prune-empty-dirs"}, sendMode...)
+	treeMode  = []string{attributes, "-r", "--partial-dir=" + partialDir}
+	// --existing and --ignore-existing take everything but the deletions from the run. A path that comes back between
+	// our look and rsync's is left alone then: rsync considers these options after deleting what is
+	// missing and before anything else. --prune-empty-dirs as above: else excluded files in a deleted directory go.
+	deleteMode = []string{
+		attributes, "-d", "--delete-missing-args", "--force", "--existing", "--ignore-existing", "--prune-empty-dirs", riskPartial,
+	}
+	// What is left of a partial transfer is hidden from the sender only, and so extraneous.
+	listMode = []string{"--dry-run", attributes, "-r", "--out-format=" + outFormat, "--filter=H " + partialDir, riskPartial}
+	// These two list what deleteMode and forceMode would delete.
+	listMissingMode = append([]string{"--dry-run", "--out-format=" + outFormat}, deleteMode...)
+	listForceMode   = append([]string{"--dry-run", "--out-format=" + outFormat}, forceMode...)
+	probeMode       = []string{"--dry-run", attributes, "-d"}
+)
+
+// args is the argv of one run, without the program.
+func (r *Runner) args(c run) []string {
+	o := &r.opts
+	args := append([]string{}, c.mode...)
+	args = append(args,
+		"--relative", "--from0", "--files-from=-",
+		// Without it, rsync compares times in whole seconds, and takes a rewrite of equal size in the same
+		// second for the same file, for ever.
+		"--modify-window=-1",
+		"--numeric-ids",
+		// Else each connection waits twice for a delayed acknowledgement of 40 ms.
+		"--sockopts=TCP_NODELAY",
+		"--stats", "--no-human-readable", "--8-bit-output", "--no-motd",
+	)
+	if c.progress {
+		// Progress lines end in a carriage return, at which neither C's line buffering nor rsync flushes.
+		args = append(args, "--info=progress2", "--outbuf=N")
+	}
+	if s := seconds(o.Timeout); s != "" {
+		args = append(args, "--timeout="+s)
+		if !r.hasExtra("--contimeout") {
+			args = append(args, "--contimeout="+s)
+		}
+	}
+	if o.BandwidthLimit != "" {
+		args = append(args, "--bwlimit="+o.BandwidthLimit)
+	}
+	args = append(args, r.compress()...)
+	args = append(args, o.Extra...)
+	if !c.plain {
+		args = append(args, r.ruleArgs(c.full)...)
+	}
+	if o.Target.PasswordFile != "" {
+		args = append(args, "--password-file="+o.Target.PasswordFile)
+	}
+	if o.Target.Port != 0 {
+		args = append(args, "--port="+strconv.Itoa(o.Target.Port))
+	}
+	return append(args, ".", r.destination())
+}
+
+// ruleArgs are the exclude patterns and filter rules. As a filter rule, a pattern that begins with + or ! is
+// nothing but a pattern.
+func (r *Runner) ruleArgs(full bool) []string {
+	var args []string
+	exclude := func(patterns []string) {
+		for _, p := range patterns {
+			args = append(args, "--filter=- "+p)
+		}
+	}
+	exclude(r.opts.Exclude)
+	if full {
+		exclude(r.opts.FullExclude)
+	}
+	for _, f := range r.opts.Filter {
+		args = append(args, "--filter="+f)
+	}
+	return args
+}
+
+func (r *Runner) hasExtra(name string) bool {
+	for _, e := range r.opts.Extra {
+		if e == name || strings.HasPrefix(e, name+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Runner) destination() string {
+	t := &r.opts.Target
+	d := t.Address
+	if strings.Contains(d, ":") {
+		d = "[" + d + "]"
+	}
+	if t.User != "" {
+		d = t.User + "@" + d
+	}
+	return d + "::" + t.Module + "/"
+}
+
+// compress: before 3.2.0 there was no --compress-choice, only zlib in rsync's own variant and in the plain one.
+func (r *Runner) compress() []string {
+	switch {
+	case r.opts.Compress == "":
+		return nil
+	case !r.version.before(3, 2, 0):
+		return []string{"--compress", "--compress-choice=" + r.opts.Compress}
+	case r.opts.Compress == "zlibx":
+		return []string{"--new-compress"}
+	default:
+		return []string{"--compress"}
+	}
+}
+
+func seconds(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}
+
+// fileList is what rsync reads with --files-from=- --from0. Without the ./ it would take a name that begins with # or ;
+// for a comment. Sorted names let rsync skip the directories above that it has just sent.
+func fileList(paths []string) []byte {
+	n := 0
+	for _, p := range paths {
+		n += len(p) + 3
+	}
+	b := make([]byte, 0, n)
+	for _, p := range paths {
+		b = append(b, "./"...)
+		b = append(b, p...)
+		b = append(b, 0)
+	}
+	return b
+}
+
+// RequiredOptions lists the rsync options, as `refuse options` of rsyncd.conf(5) names them, that a module must not
+// refuse: those of every run, and those that Options can add by fields of its own. A list that refuses with `*`
+// must also hold what is in Options.Extra. The daemon tests them by the names of the options that the client's
+// options become on the wire; a test holds this list against a real daemon.
+func RequiredOptions() []string {
+	return []string{
+		"archive", "recursive", "dirs", "relative", "links", "perms", "times", "group", "owner", "devices", "specials",
+		"numeric-ids", "modify-window", "timeout", "stats", "partial-dir",
+		"delete", "delete-*", "force", "existing", "ignore-existing", "prune-empty-dirs",
+		"checksum", "compress*", "bwlimit",
+	}
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// List compares the source with the backup and changes neither. each gets every difference, in rsync's order:
+// what is extraneous in a directory before the directory itself, a new directory before what is in it. It is called from
+// one goroutine, and not after List has returned.
+//
+// Temporary files of transfers that run at the same time, and unfinished parts that the next transfer of their file
+// will use, are not reported as extraneous.
+func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each func(Item) error) Result {
+	began := time.Now()
+	paths := opts.Paths
+	if len(paths) == 0 {
+		paths = []string{""}
+	}
+	paths, early, err := r.prepare(ctx, root, Job{Kind: Tree, Paths: paths, Full: true})
+	if err != nil {
+		return r.notRun(ctx, early, err)
+	}
+	early.Incomplete = len(early.Failed) > 0
+	if len(paths) == 0 {
+		early.Status = -1
+		return early
+	}
+	mode := listMode
+	if opts.Checksum {
+		mode = append(slices.Clone(mode), "--checksum")
+	}
+	if opts.Delete {
+		mode = append(slices.Clone(mode), "--delete")
+	}
+	f := leftovers{root: root, overlapped: r.writers.watch()}
+	res := r.exec(ctx, runList, root, paths, fileList(paths), r.args(run{mode: mode, full: true}), func(line string) error {
+		it, ok := parseItem(line)
+		if !ok || it.Extraneous && f.inUse(it) {
+			return nil
+		}
+		return each(it)
+	})
+	res = merge(early, res)
+	res.Incomplete = res.Incomplete || early.Incomplete || readFailures(res)
+	res.Elapsed = time.Since(began)
+	return res
+}
+
+func readFailures(res Result) bool {
+	return slices.ContainsFunc(res.Failed, func(f PathFailure) bool { return !f.Remote })
+}
+
+// leftovers knows what rsync itself leaves on the backup for a while.
+type leftovers struct {
+	root       *Root
+	overlapped func() bool
+	partials   map[string]bool // directories with parts that are still of use
+}
+
+// inUse reports whether an extraneous item is not the user's and will go, or be used, by itself.
+func (l *leftovers) inUse(it Item) bool {
+	dir, name := split(it.Path)
+	if name == partialDir {
+		return it.Dir && l.partials[it.Path]
+	}
+	if parent, last := split(dir); last == partialDir {
+		// Rsync continues from it when it sends the file, and removes it then.
+		if e, err := l.root.Lstat(join(parent, name)); err == nil && e.Mode.IsRegular() {
+			if l.partials == nil {
+				l.partials = map[string]bool{}
+			}
+			l.partials[dir] = true
+			return true
+		}
+		return false
+	}
+	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir && l.overlapped() {
+		// Of a name that is too long with the additions, rsync takes the beginning.
+		if len(name) > 240 {
+			return true
+		}
+		e, err := l.root.Lstat(join(dir, m[1]))
+		return err == nil && e.Mode.IsRegular()
+	}
+	return false
+}
+
+// ListMissing lists everything that a Delete job of these paths would delete on the backup, and changes nothing. Of
+// a path that is on disk and no directory it lists what a Send with Force would delete to make way for it.
+// What is protected by an exclude is not listed.
+func (r *Runner) ListMissing(ctx context.Context, root *Root, paths []string, each func(Item) error) Result {
+	began := time.Now()
+	var missing, present []string
+	for _, p := range paths {
+		if e, err := root.Lstat(p); err == nil && !e.Mode.IsDir() {
+			present = append(present, p)
+		} else {
+			missing = append(missing, p)
+		}
+	}
+	extraneous := func(line string) error {
+		if it, ok := parseItem(line); ok && it.Extraneous {
+			return each(it)
+		}
+		return nil
+	}
+	res := Result{Status: -1}
+	for _, half := range []struct {
+		job  Job
+		mode []string
+		kind runKind
+	}{
+		{Job{Kind: Delete, Paths: missing}, listMissingMode, runDelete},
+		{Job{Kind: Send, Force: true, Paths: present}, listForceMode, runForce},
+	} {
+		list, early, err := r.prepare(ctx, root, half.job)
+		if err != nil {
+			return r.notRun(ctx, early, err)
+		}
+		early.Status = res.Status
+		one := early
+		if len(list) > 0 {
+			one = merge(early, r.exec(ctx, half.kind, root, list, fileList(list), r.args(run{mode: half.mode}), extraneous))
+		}
+		res = merge(res, one)
+		if res.Class != Done {
+			break
+		}
+	}
+	res.Incomplete = res.Incomplete || readFailures(res)
+	res.Elapsed = time.Since(began)
+	return res
+}

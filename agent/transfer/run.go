@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// killDelay is how long rsync may take to end after SIGTERM. It moves a half-received file into partialDir then.
+const killDelay = 10 * time.Second
+
+// Run does one job. progress, when not nil, is called from one goroutine while a Send or Tree job runs, and
+// not after Run has returned. Cancelling ctx ends rsync with SIGTERM.
+func (r *Runner) Run(ctx context.Context, root *Root, job Job, progress func(Progress)) Result {
+	began := time.Now()
+	res := r.run(ctx, root, job, progress)
+	res.Elapsed = time.Since(began)
+	return res
+}
+
+func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Progress)) Result {
+	paths, early, err := r.prepare(ctx, root, job)
+	if err != nil {
+		return r.notRun(ctx, early, err)
+	}
+	if len(paths) == 0 {
+		early.Status = -1 // nothing to do: rsync does not run
+		return early
+	}
+	c := run{progress: progress != nil}
+	kind := runSend
+	switch job.Kind {
+	case Send:
+		c.mode = sendMode
+		if job.Force {
+			c.mode, kind = forceMode, runForce
+		}
+	case Tree:
+		c.mode, c.full, kind = treeMode, job.Full, runTree
+	case Delete:
+		c.mode, c.progress, kind = deleteMode, false, runDelete
+	}
+	if job.Kind != Delete {
+		defer r.writers.begin()()
+	}
+	var pp progressParser
+	res := r.exec(ctx, kind, root, paths, fileList(paths), r.args(c), func(line string) error {
+		if progress != nil {
+			if p, ok := pp.parse(line); ok {
+				progress(p)
+			}
+		}
+		return nil
+	})
+	return merge(early, res)
+}
+
+// merge adds what was found before the run to what the run found.
+func merge(early, res Result) Result {
+	res.Failed = append(early.Failed, res.Failed...)
+	res.Changed = union(early.Changed, res.Changed)
+	res.Kept = union(early.Kept, res.Kept)
+	return res
+}
+
+func union(a, b []string) []string {
+	if len(a) == 0 {
+		return b
+	}
+	a = append(a, b...)
+	slices.Sort(a)
+	return slices.Compact(a)
+}
+
+// prepare looks at each path of a job and returns those to hand to rsync, sorted, without duplicates. What is
+// out of the question already is in the early result.
+func (r *Runner) prepare(ctx context.Context, root *Root, job Job) (paths []string, early Result, err error) {
+	paths = slices.Clone(job.Paths)
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	if job.Kind != Send {
+		paths = topMost(paths)
+	}
+	keep := paths[:0]
+	for _, p := range paths {
+		e, err := root.Lstat(p)
+		absent := errors.Is(err, fs.ErrNotExist)
+		if err != nil && !absent {
+			if checkPath(p) != nil {
+				return nil, early, err // not a path: a bug of the caller's
+			}
+			early.Failed = append(early.Failed, PathFailure{Path: p, Reason: reason(err)})
+			continue
+		}
+		switch {
+		case job.Kind == Delete:
+			switch top := root.Top(p); {
+			case !absent:
+				early.Changed = append(early.Changed, p)
+				continue
+			case top != p:
+				early.Changed = append(early.Changed, top)
+				continue
+			}
+		case absent:
+			early.Changed = append(early.Changed, root.Top(p))
+			continue
+		case job.Kind == Tree && !e.Mode.IsDir(),
+			job.Kind == Send && job.Force && e.Mode.IsDir():
+			early.Changed = append(early.Changed, p)
+			continue
+		}
+		keep = append(keep, p)
+	}
+	slices.Sort(early.Changed)
+	early.Changed = slices.Compact(early.Changed)
+	if job.Kind == Delete {
+		var kept []string
+		keep, kept, err = r.deletable(ctx, root, keep)
+		early.Kept = kept
+	} else {
+		keep, err = r.reachable(ctx, root, keep, job.Full)
+	}
+	return keep, early, err
+}
+
+func reason(err error) string {
+	var pe *fs.PathError
+	if !errors.As(err, &pe) {
+		return err.Error()
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return fmt.Sprintf("%v (%d)", errno, int(errno))
+	}
+	return pe.Err.Error()
+}
+
+// topMost leaves out paths below another one of the sorted list.
+func topMost(sorted []string) []string {
+	if len(sorted) > 0 && sorted[0] == "" {
+		return sorted[:1]
+	}
+	seen := make(map[string]bool, len(sorted))
+	for _, p := range sorted {
+		seen[p] = true
+	}
+	out := make([]string, 0, len(sorted))
+next:
+	for _, p := range sorted {
+		for dir := range ancestors(p) {
+			if seen[dir] {
+				continue next
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// notRun is the result when rsync could not be started, or was not.
+func (r *Runner) notRun(ctx context.Context, res Result, err error) Result {
+	var before *runError
+	if errors.As(err, &before) {
+		return before.res
+	}
+	res.Status = -1
+	res.Class, res.Message = Transient, err.Error()
+	if ctx.Err() != nil {
+		res.Class, res.Message = Stopped, "stopped"
+	} else if _, err := os.Stat(r.rsync); err != nil {
+		res.Class, res.Message, res.Hint = Permanent, err.Error(), "install rsync 3.1.3 or newer"
+	}
+	return res
+}
+
+// exec runs rsync in the root's directory with the list of the paths on its standard input. Each line of standard
+// output that is neither a message nor a statistic goes to each; an error from it ends the run.
+func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []string, list []byte, args []string, each func(line string) error) Result {
+	began := time.Now()
+	if err := ctx.Err(); err != nil {
+		return r.notRun(ctx, Result{}, err)
+	}
+	runCtx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	rep := newReport(kind, root, paths)
+	var stats Stats
+
+	cmd := exec.CommandContext(runCtx, r.rsync, args...)
+	cmd.Env = environment()
+	if r.opts.Target.PasswordFile == "" {
+		// Else rsync asks for a password on the terminal, or takes our file list for one.
+		cmd.Env = append(cmd.Env, "RSYNC_PASSWORD=")
+	}
+	cmd.Dir = "/"
+	if root != nil {
+		cmd.Dir = root.dir()
+	}
+	cmd.Stdin = bytes.NewReader(list)
+	out := &lines{returns: true, each: func(line string) {
+		if !strings.HasPrefix(line, itemMark) && (rep.outLine(line) || stats.statLine(line)) || line == "" {
+			return
+		}
+		if err := each(line); err != nil && context.Cause(runCtx) == nil {
+			stop(err)
+		}
+	}}
+	errs := &lines{each: rep.errLine}
+	cmd.Stdout, cmd.Stderr = out, errs
+	// A session of its own is a group of its own, and has no terminal to ask on.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = killDelay
+	r.log.Debug("rsync", "argv", cmd.Args, "paths", len(paths))
+
+	if err := cmd.Start(); err != nil {
+		return r.notRun(ctx, Result{}, err)
+	}
+	err := cmd.Wait()
+	out.flush()
+	errs.flush()
+	status := cmd.ProcessState.ExitCode()
+
+	res := Result{Status: status, Stats: stats, Stderr: rep.stderr.String(), Elapsed: time.Since(began)}
+	res.Failed = rep.Failed
+	res.Changed = keys(rep.changed)
+	res.Blocked = keys(rep.blocked)
+	res.Kept = keys(rep.kept)
+	res.Incomplete = rep.incomplete
+	cause := context.Cause(runCtx)
+	switch {
+	case cause != nil && status != ExitOK && status != ExitVanished && status != ExitPartial:
+		// Rsync that has ended by itself before our signal came to it has a result of its own.
+		res = withVerdict(res, Stopped, "stopped", "")
+	case status < 0:
+		res = withVerdict(res, Transient, fmt.Sprintf("rsync was ended: %v", err), "")
+	default:
+		res.judge(status, rep, &r.opts.Target)
+	}
+	if rep.overflow && res.Class == Done {
+		res = withVerdict(res, Unknown, fmt.Sprintf("more than %d paths are in trouble, as %s", maxNamed, rep.said()), "")
+	}
+	r.log.Debug("rsync ended", "status", status, "class", res.Class.String(), "elapsed", res.Elapsed, "err", res.Message)
+	return res
+}
+
+func keys(m map[string]bool) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
