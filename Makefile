@@ -5,13 +5,13 @@ SHELL       := /bin/bash -o pipefail
 .SHELLFLAGS := -euc
 export PATH := $(CURDIR)/build/tools:$(PATH):/usr/local/go/bin
 
-# Without a tag to describe, a version that is older than every release. The time in it makes a later build
+# Without a tag to describe, a version that is older than the first release. (Terraform passes 0.0.0 over.) The time in it makes a later build
 # the newer one, which is what the provider goes by. Every make below this one has the same.
 GIT := git -c safe.directory='*'
 ifndef VERSION
 COMMIT  := $(shell $(GIT) log -1 --format=%cd.%h --date=format:%Y%m%d%H%M%S 2>/dev/null || echo 0.none)
 DIRTY   := $(shell $(GIT) status --porcelain 2>/dev/null | grep -q . && date +.dirty.%Y%m%d%H%M%S)
-VERSION := $(or $(shell $(GIT) describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | sed s/^v//),0.0.0-dev.$(COMMIT)$(DIRTY))
+VERSION := $(or $(shell $(GIT) describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | sed s/^v//),0.1.0-dev.$(COMMIT)$(DIRTY))
 endif
 export VERSION
 # Terraform takes no pre-release from a mirror unless asked for by name.

@@ -80,7 +80,7 @@ func TestBadInputIsRefusedAndNothingIsHalfDone(t *testing.T) {
 		{name: "port 873 taken", pair: pairHCL,
 			do: func() error {
 				_, err := w.backup.Shell(t.Context(), `printf '[own]\npath = /srv\n' >/etc/rsyncd.conf; systemctl start rsync.service; i=0
-					until ss -Hltn | grep -q :873; do i=$((i+1)); [ $i -lt 50 ]; sleep 0.1; done`)
+					until ss -Hltn | grep -q :873; do i=$((i+1)); [ $i -lt 50 ] || { systemctl status rsync; exit 1; }; sleep 0.1; done`)
 				return err
 			},
 			undo: func() error {
