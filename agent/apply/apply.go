@@ -13,6 +13,7 @@ package apply
 import (
 	"context"
 	"crypto/hpke"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,6 +35,8 @@ type Command struct {
 	Version string // of lockstep, for Reply.Versions
 	// LockTimeout is how long to wait for another apply or destroy on this host; 0 means two minutes.
 	LockTimeout time.Duration
+	// Identity, if set, tells one directory from another at the same path, as the agent does.
+	Identity func(path string) (string, error)
 }
 
 const lockTimeout = 2 * time.Minute
@@ -215,7 +218,7 @@ func (s *session) source(ctx context.Context) error {
 		return err
 	}
 	s.facts.Tenants = s.tenants()
-	problems := plan.SourceProblems(p, s.facts)
+	problems := append(plan.SourceProblems(p, s.facts), s.otherSource()...)
 
 	secret, edited, err := s.sourceSecret()
 	if err != nil {
@@ -269,6 +272,26 @@ func (s *session) source(ctx context.Context) error {
 		return err
 	}
 	return s.afterwards(ctx, desired, extra, func(now plan.State) { s.checkSource(now, inputs) })
+}
+
+// otherSource finds that another directory is at the source path than the agent was started for. The agent deletes
+// nothing then, and only a person can say whether that directory is meant.
+func (s *session) otherSource() []plan.Problem {
+	p := s.req.Pair
+	f, err := s.m.Files.Read(plan.StateDir + "/" + p.Name + "/source.json")
+	if err != nil || s.cmd.Identity == nil {
+		return nil
+	}
+	var known struct{ Path, Identity string }
+	if json.Unmarshal(f.Data, &known) != nil || known.Path != p.Source.Path {
+		return nil
+	}
+	now, err := s.cmd.Identity(p.Source.Path)
+	if err != nil || now == known.Identity {
+		return nil // that it is missing is told elsewhere
+	}
+	return []plan.Problem{{Path: "source_dir", Msg: p.Source.Path + " is not the directory that the pair was made for: it was unmounted or replaced, and nothing is sent",
+		Hint: "mount it; or, if this directory is meant, lockstep approve " + p.Name}}
 }
 
 // tell fills the reply of a plan. For read, a problem is something that differs.

@@ -17,7 +17,6 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/apply"
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/internal/hosttest"
-	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/plan"
 )
 
@@ -26,16 +25,24 @@ import (
 // machines are the two hosts of a pair; they may be the same one.
 type machines struct{ source, backup *host.Machine }
 
-func definition(name string, change func(*pair.Pair)) pair.Pair {
-	p := pair.Defaults()
-	p.Name = name
-	p.Source.Host, p.Source.Path = "127.0.0.1", "/srv/"+name
-	p.Backup.Host, p.Backup.Path = "127.0.0.1", "/backup/"+name
-	if change != nil {
-		change(&p)
+// definition is a pair with further lines of YAML; its daemon's port is 8730.
+func definition(name string, lines ...string) plan.Definition {
+	text := fmt.Sprintf("name: %[1]s\nsource: {host: 127.0.0.1, path: /srv/%[1]s}\nbackup: {host: 127.0.0.1, path: /backup/%[1]s, port: 8730}\n%[2]s\n",
+		name, strings.Join(lines, "\n"))
+	p, err := plan.ParseDefinition([]byte(text))
+	if err != nil {
+		panic(err)
 	}
-	p.Complete()
 	return p
+}
+
+// problems is what a reply complains of, as one error.
+func problems(reply plan.Reply) error {
+	var lines []string
+	for _, p := range reply.Problems {
+		lines = append(lines, p.String())
+	}
+	return errors.New(strings.Join(lines, "\n"))
 }
 
 func run(m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {
@@ -47,7 +54,7 @@ func mustRun(t *testing.T, m *host.Machine, verb plan.Verb, role plan.Role, req 
 	t.Helper()
 	reply := run(m, verb, role, req)
 	if len(reply.Problems) > 0 {
-		t.Fatalf("%s --role %s: %v", verb, role, pair.Problems(reply.Problems))
+		t.Fatalf("%s --role %s: %v", verb, role, problems(reply))
 	}
 	return reply
 }
@@ -60,7 +67,7 @@ func exchange(m machines, req plan.Request) (replies []plan.Reply, err error) {
 		}
 		reply := run(m, verb, role, req)
 		if len(reply.Problems) > 0 {
-			err = fmt.Errorf("%s --role %s: %w", verb, role, pair.Problems(reply.Problems))
+			err = fmt.Errorf("%s --role %s: %w", verb, role, problems(reply))
 		}
 		if verb == plan.Apply {
 			replies = append(replies, reply)
@@ -101,7 +108,7 @@ func mustExchange(t *testing.T, m machines, req plan.Request) (changes []plan.Ch
 }
 
 // inSync fails the test unless read finds every object of both roles in sync.
-func inSync(t *testing.T, m machines, p pair.Pair) {
+func inSync(t *testing.T, m machines, p plan.Definition) {
 	t.Helper()
 	for _, role := range []plan.Role{plan.Source, plan.Backup} {
 		reply := mustRun(t, m.on(role), plan.Read, role, plan.Request{Pair: p})
@@ -160,7 +167,7 @@ func replace(old, now string) func(string) string {
 	}
 }
 
-func handEdits(p pair.Pair) []handEdit {
+func handEdits(p plan.Definition) []handEdit {
 	agent, daemon := "lockstep@"+p.Name+".service", "lockstep-rsyncd.service"
 	template, unitFile := "/etc/systemd/system/lockstep@.service", "/etc/systemd/system/lockstep-rsyncd.service"
 	module, secrets := plan.ModuleFile(p.Name), plan.SecretsFile(p.Name)
@@ -204,7 +211,7 @@ func handEdits(p pair.Pair) []handEdit {
 }
 
 // findsAndHeals makes one change by hand, and wants it named by read and plan and mended by the exchange.
-func findsAndHeals(t *testing.T, m machines, h hands, p pair.Pair, e handEdit) {
+func findsAndHeals(t *testing.T, m machines, h hands, p plan.Definition, e handEdit) {
 	t.Helper()
 	e.do(h)
 	for _, verb := range []plan.Verb{plan.Read, plan.Plan} {
@@ -244,7 +251,7 @@ func two() (source, backup *hosttest.Host, m machines) {
 	return source, backup, machines{source.Machine(), backup.Machine()}
 }
 
-func dataPair() pair.Pair { return definition("data", func(p *pair.Pair) { p.Backup.Port = 8730 }) }
+func dataPair() plan.Definition { return definition("data") }
 
 func TestApplyTwiceChangesNothing(t *testing.T) {
 	t.Parallel()
@@ -344,11 +351,11 @@ func TestDestroyLeavesNothingOfOursAndAllOfTheRest(t *testing.T) {
 		mustExchange(t, m, plan.Request{Pair: dataPair()})
 		h.Put("/backup/data/file", "data")
 		for i, role := range order {
-			reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: pair.Pair{Name: "data"}})
+			reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}})
 			if !reply.Changed || reply.Remaining != 1-i {
 				t.Errorf("destroy of %s: changed %v, %d remain", role, reply.Changed, reply.Remaining)
 			}
-			if again := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: pair.Pair{Name: "data"}}); again.Changed {
+			if again := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}}); again.Changed {
 				t.Errorf("second destroy of %s changed %v", role, again.Changes)
 			}
 		}
@@ -409,7 +416,7 @@ func TestForeignFileIsNotOverwritten(t *testing.T) {
 }
 
 // change of a definition, to have an update in the tests below.
-func changed() pair.Pair {
+func changed() plan.Definition {
 	p := dataPair()
 	p.Exclude = []string{"*.tmp"}
 	p.Watch.Backend = "inotify"
@@ -430,7 +437,7 @@ func scenarios() map[string]scenario {
 	return map[string]scenario{
 		"first": {func(*testing.T, map[plan.Role]*hosttest.Host, machines) {}, plan.Request{Pair: dataPair()}},
 		"first beside another pair": {func(t *testing.T, _ map[plan.Role]*hosttest.Host, m machines) {
-			mustExchange(t, m, plan.Request{Pair: definition("mail", func(p *pair.Pair) { p.Backup.Port = 8730 })})
+			mustExchange(t, m, plan.Request{Pair: definition("mail")})
 		}, plan.Request{Pair: dataPair()}},
 		"update":   {applied, plan.Request{Pair: changed()}},
 		"rotation": {applied, plan.Request{Pair: dataPair(), Rotate: true}},
@@ -613,7 +620,7 @@ func TestDestroyKilledAtAnyChangeThenDestroyLeavesNothing(t *testing.T) {
 func TestAnotherPairIsNotInterrupted(t *testing.T) {
 	t.Parallel()
 	h, m := one()
-	mail := definition("mail", func(p *pair.Pair) { p.Backup.Port = 8730 })
+	mail := definition("mail")
 	mustExchange(t, m, plan.Request{Pair: mail})
 	count := func() [4]int {
 		var n [4]int

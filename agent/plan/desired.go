@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -67,14 +66,10 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 	if in.Watches > 0 {
 		limits(&state, in)
 	}
-	restart, err := json.Marshal(withoutReloadable(p))
-	if err != nil {
-		panic(fmt.Sprintf("bug: a definition as JSON: %v", err))
-	}
 	state.Units[unit.AgentName(p.Name)] = Unit{
 		Object: "service", Enabled: true, Active: true,
 		Runs: Runs{
-			Start: hash([]byte(in.Digest), template, dropIn, secret.Data, restart),
+			Start: hash([]byte(in.Digest), template, dropIn, secret.Data, fmt.Appendf(nil, "%#v", restartFields(p))),
 			Load:  hash(definition.Data),
 		},
 	}
@@ -92,11 +87,14 @@ func agentDropIn(p pair.Pair) unit.AgentDropIn {
 	}
 }
 
-// withoutReloadable is the definition without what the agent takes over on SIGHUP.
-func withoutReloadable(p pair.Pair) pair.Pair {
-	d := pair.Defaults()
-	p.Exclude = d.Exclude
-	return p
+// needsRestart has what the agent does not take over on SIGHUP; it refuses a reload in which one of these changed.
+type needsRestart struct {
+	SourcePath, BackupPath, Module, Address, Backend, Metrics string
+	Port                                                      int
+}
+
+func restartFields(p pair.Pair) needsRestart {
+	return needsRestart{p.Source.Path, p.Backup.Path, p.Backup.Module, p.Backup.Address, p.Watch.Backend, p.Metrics.Listen, p.Backup.Port}
 }
 
 // limits raises the number of inotify watches, in the kernel and for the next boot. A value that is enough
@@ -221,20 +219,21 @@ func Module(p pair.Pair, allow []string, secrets []Secret) rsyncd.Module {
 	}}
 }
 
-// AcceptedOptions are the rsync options that a module takes: those of the agent's runs and those that
-// `transfer.options` may add. A test holds it against both.
-func AcceptedOptions() []string {
-	return slices.Clone(acceptedOptions)
-}
+// AcceptedOptions are the rsync options that a module takes: those of the agent's runs (transfer.RequiredOptions)
+// and those that `transfer.options` may add (pair.AllowedOptions). Tests hold it against both and against a daemon.
+func AcceptedOptions() []string { return slices.Clone(acceptedOptions) }
 
+// The daemon takes an option that its own list of long names has, by that name: --no-whole-file is not one that it
+// ever sees, --chown comes as usermap and groupmap.
 var acceptedOptions = []string{
-	"acls", "archive", "block-size", "bwlimit", "checksum", "checksum-choice", "chmod", "compress*",
-	"compress-choice", "compress-level", "delete", "delete-*", "devices", "dirs", "files-from", "force", "from0",
-	"fsync", "fuzzy", "group", "hard-links", "implied-dirs", "info", "inplace", "itemize-changes", "links",
-	"log-format", "max-alloc", "max-delete", "mkpath", "modify-window", "numeric-ids", "omit-dir-times",
-	"omit-link-times", "owner", "partial", "partial-dir", "perms", "preallocate", "recursive", "relative",
-	"skip-compress", "sparse", "specials", "stats", "timeout", "times", "usermap", "groupmap", "verbose",
-	"whole-file", "xattrs",
+	"archive", "recursive", "dirs", "relative", "links", "perms", "times", "group", "owner", "devices", "specials",
+	"numeric-ids", "modify-window", "timeout", "stats", "partial-dir",
+	"delete", "delete-*", "force", "existing", "ignore-existing", "prune-empty-dirs",
+	"checksum", "compress*", "bwlimit",
+
+	"acls", "xattrs", "hard-links", "sparse", "inplace", "preallocate", "fsync", "fuzzy", "whole-file",
+	"omit-dir-times", "omit-link-times", "checksum-choice", "skip-compress", "chmod", "usermap", "groupmap",
+	"max-alloc", "block-size", "partial", "no-specials", "no-devices",
 }
 
 // refuseOptions refuses everything else. rsyncd.conf(5): a list that begins with * is one of what is accepted.

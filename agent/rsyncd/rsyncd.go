@@ -63,7 +63,6 @@ var iniOptions = ini.LoadOptions{
 	IgnoreContinuation:      true,
 	IgnoreInlineComment:     true,
 	PreserveSurroundedQuote: true,
-	AllowBooleanKeys:        true,
 	KeyValueDelimiters:      "=",
 }
 
@@ -72,7 +71,6 @@ var iniOptions = ini.LoadOptions{
 const (
 	valueMark   = "\x01"
 	sectionMark = "="
-	includeMark = "&"
 )
 
 // Parse reads an rsyncd.conf.
@@ -136,22 +134,26 @@ func Parse(data []byte) (*File, error) {
 
 // Render writes the file in the form that the daemon reads.
 func Render(f *File) ([]byte, error) {
-	out := ini.Empty(iniOptions)
-	if err := addParams(out.Section(ini.DefaultSection), f.Global); err != nil {
+	global := ini.Empty(iniOptions)
+	if err := addParams(global.Section(ini.DefaultSection), f.Global); err != nil {
 		return nil, err
 	}
+	out, err := write(global)
+	if err != nil {
+		return nil, err
+	}
+	// ini.v1 knows no such lines.
 	for _, inc := range f.Includes {
 		if err := CheckValue(inc.Path); err != nil || inc.Path == "" {
 			return nil, fmt.Errorf("included path %q: %v", inc.Path, err)
 		}
-		line := "&include " + inc.Path
+		word := "&include "
 		if inc.Merge {
-			line = "&merge " + inc.Path
+			word = "&merge "
 		}
-		if _, err := out.Section(ini.DefaultSection).NewBooleanKey(line); err != nil {
-			return nil, err
-		}
+		out = append(out, word+inc.Path+"\n"...)
 	}
+	modules := ini.Empty(iniOptions)
 	seen := map[string]bool{}
 	for _, m := range f.Modules {
 		if err := CheckModuleName(m.Name); err != nil {
@@ -161,7 +163,7 @@ func Render(f *File) ([]byte, error) {
 			return nil, fmt.Errorf("module %q: named twice", m.Name)
 		}
 		seen[m.Name] = true
-		section, err := out.NewSection(m.Name)
+		section, err := modules.NewSection(m.Name)
 		if err != nil {
 			return nil, fmt.Errorf("module %q: %w", m.Name, err)
 		}
@@ -169,18 +171,27 @@ func Render(f *File) ([]byte, error) {
 			return nil, fmt.Errorf("module %q: %w", m.Name, err)
 		}
 	}
+	text, err := write(modules)
+	if len(out) > 0 && len(text) > 0 {
+		out = append(out, '\n')
+	}
+	return append(out, text...), err
+}
+
+// write renders with one space before each equal sign: ini.v1 aligns them, and a diff would show lines that did
+// not change.
+func write(f *ini.File) ([]byte, error) {
 	var buf bytes.Buffer
-	if _, err := out.WriteTo(&buf); err != nil {
+	if _, err := f.WriteTo(&buf); err != nil {
 		return nil, err
 	}
-	// ini.v1 aligns the equal signs; one space before each keeps a diff to the lines that changed.
 	lines := strings.SplitAfter(buf.String(), "\n")
 	for i, line := range lines {
-		if name, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "[") && !strings.HasPrefix(line, includeMark) {
+		if name, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "[") {
 			lines[i] = strings.TrimRight(name, " ") + " =" + value
 		}
 	}
-	return []byte(strings.Join(lines, "")), nil
+	return []byte(strings.TrimLeft(strings.Join(lines, ""), "\n")), nil
 }
 
 func addParams(section *ini.Section, params []Param) error {
@@ -202,7 +213,7 @@ func addParams(section *ini.Section, params []Param) error {
 }
 
 var (
-	paramName  = regexp.MustCompile(`^[a-z0-9]+( [a-z0-9]+)*$`)
+	paramName  = regexp.MustCompile(`^[a-z0-9_-]+( [a-z0-9_-]+)*$`)
 	moduleName = regexp.MustCompile(`^[^\s\pC\]\[/\\:=#;"'%&*?!,` + "`" + `-][^\pC\]\[/\\:=#;"'%&*?!,` + "`" + `]*$`)
 	variable   = regexp.MustCompile(`%[A-Za-z0-9_]+%`)
 )
@@ -252,10 +263,31 @@ const asciiSpace = " \t\r\n\v\f"
 
 func isASCIISpace(r rune) bool { return r < 0x80 && strings.ContainsRune(asciiSpace, r) }
 
-// canonical is the name as rsyncd.conf(5) writes it: case and the amount of white space do not count.
+// canonical is the name as rsyncd.conf(5) writes it: to the daemon, case and white space do not count.
 func canonical(name string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToLower(name), isASCIISpace), " ")
+	words := strings.FieldsFunc(strings.ToLower(name), isASCIISpace)
+	if known, ok := spelling[strings.Join(words, "")]; ok {
+		return known
+	}
+	return strings.Join(words, " ")
 }
+
+// spelling has the parameters of more than one word.
+var spelling = func() map[string]string {
+	names := map[string]string{}
+	for _, name := range []string{
+		"auth digest", "auth users", "daemon chroot", "daemon gid", "daemon uid", "dont compress",
+		"early exec", "exclude from", "fake super", "forward lookup", "hosts allow", "hosts deny", "ignore errors",
+		"ignore nonreadable", "include from", "incoming chmod", "insecure links", "listen backlog", "lock file", "log file",
+		"log format", "max connections", "max verbosity", "motd file", "munge symlinks", "name converter", "numeric ids",
+		"open noatime", "outgoing chmod", "pid file", "post-xfer exec", "pre-xfer exec", "proxy protocol",
+		"proxy protocol hosts", "read only", "refuse options", "reverse lookup", "secrets file", "socket options",
+		"strict modes", "syslog facility", "syslog tag", "temp dir", "transfer logging", "use chroot", "write only",
+	} {
+		names[strings.ReplaceAll(name, " ", "")] = name
+	}
+	return names
+}()
 
 func parseInclude(line string) (Include, error) {
 	word, path, _ := strings.Cut(line[1:], " ")

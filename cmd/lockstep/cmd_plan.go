@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/apply"
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
 // maxRequest bounds standard input; the definition in it is bounded by pair.MaxSize.
@@ -125,7 +126,7 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 			return err
 		}
 		defer machine.Close()
-		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version}
+		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version, Identity: identity}
 		if !f.json && needsExchange(ctx, machine, cmd, req) {
 			req.Prepare = true
 		}
@@ -145,6 +146,17 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 		return &statusError{status: exitDiffers}
 	}
 	return nil
+}
+
+// identity tells directories apart as the agent does.
+func identity(path string) (string, error) {
+	root, err := transfer.OpenRoot(path)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	id, err := root.Identity()
+	return id.String(), err
 }
 
 // request reads the request; a reply with problems is returned instead when it is not valid.
