@@ -142,10 +142,18 @@ func (q *Queue) Mark(now time.Time, path string, tree bool) {
 	q.bound(t)
 }
 
-// Settle makes one path dirty and due when nothing has called for it during quiet, at the latest after MaxDelay.
-func (q *Queue) Settle(now time.Time, path string, quiet time.Duration) {
+// MarkNew makes a directory dirty with everything below it, due at once, of which the backup has nothing.
+func (q *Queue) MarkNew(now time.Time, path string) {
 	t := q.ticks(now)
-	q.add(t, path, mark{}, t, t+int64(quiet))
+	q.add(t, path, mark{ops: watch.Create, tree: true}, t, t)
+	q.bound(t)
+}
+
+// Settle makes one path dirty, since first, and due when nothing has called for it during quiet, at the latest
+// after MaxDelay.
+func (q *Queue) Settle(now time.Time, path string, first time.Time, quiet time.Duration) {
+	t := q.ticks(now)
+	q.add(t, path, mark{}, min(t, q.ticks(first)), t+int64(quiet))
 	q.bound(t)
 }
 
@@ -267,6 +275,25 @@ func (q *Queue) Done(now time.Time, b Batch, again []Again) {
 	}
 	q.bound(t)
 	q.wakeAt(t) // what overlapped with the batch may be due
+}
+
+// Covers reports whether something is known to have happened to a path that is not dealt with yet: it is dirty or in
+// flight, or lies in a tree that is.
+func (q *Queue) Covers(path string) bool {
+	n := q.root
+	for {
+		if n.tree && n.dirty || n.flight != notInFlight {
+			return true
+		}
+		if path == "" {
+			return n.dirty
+		}
+		name, rest, _ := strings.Cut(path, "/")
+		if n = n.kids.get(name); n == nil {
+			return false
+		}
+		path = rest
+	}
 }
 
 // Each calls f with every dirty path, oldest first, until f returns false.

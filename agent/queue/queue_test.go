@@ -252,7 +252,7 @@ func TestReserveKeepsASubtreeForADeletion(t *testing.T) {
 func TestFlushMakesEverythingDue(t *testing.T) {
 	q := newQueue()
 	q.Add(at(0), touch("a"))
-	q.Settle(at(0), "d", time.Second)
+	q.Settle(at(0), "d", at(0), time.Second)
 	wantNext(t, q, 1, "")
 	q.Flush(at(2))
 	wantNext(t, q, 2, "a d")
@@ -261,7 +261,7 @@ func TestFlushMakesEverythingDue(t *testing.T) {
 func TestSettleWaitsLongerButNotForEver(t *testing.T) {
 	q := newQueue()
 	for ms := 0; ms < 4900; ms += 100 {
-		q.Settle(at(ms), "d", 500*time.Millisecond)
+		q.Settle(at(ms), "d", at(ms), 500*time.Millisecond)
 		wantNext(t, q, ms, "")
 	}
 	wantNext(t, q, 5000, "d")

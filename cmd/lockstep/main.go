@@ -59,6 +59,7 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"check", "FILE...", "tell every problem of pair definitions", runCheck},
 		{"completion", "bash|zsh|fish", "print a completion script for a shell", runCompletion},
 		{"filter", "test --exclude PATTERN PATH", "which paths do exclude patterns leave out", runFilter},
 		{"plan", "--role ROLE [--definition FILE]", "show what apply would change on this host", runPlan},
@@ -66,6 +67,9 @@ func commands() []command {
 		{"read", "--role ROLE [NAME]", "show what this host has of a pair, and what differs", runRead},
 		{"destroy", "--role ROLE [NAME]", "remove a pair from this host; its data stays", runDestroy},
 		{"unit", "[--binary PATH]", "print the systemd unit of the agents, for packages", runUnit},
+		{"import", "sersync FILE [--as FORMAT]", "make definitions out of sersync's confxml.xml", runImport},
+		{"run", "NAME", "replicate a pair until told to stop", runRun},
+		{"status", "[NAME] [--json] [--watch]", "tell how pairs are", runStatus},
 		{"version", "", "print the version", runVersion},
 	}
 }

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package replicate keeps a backup equal to the source: it joins watch, queue and transfer.
+//
+// It promises three things. No change is lost: what cannot be sent stays dirty or in the ledger, and every start,
+// overflow or loss of the source directory is followed by a comparison of both trees. Nothing is deleted on
+// the backup unless it passed the door, which looks at the disk, the identity of the source directory and
+// the size of the deletion. And the state `in step` is only claimed when nothing is known to differ.
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
+)
+
+// Options configures an Agent.
+type Options struct {
+	Pair         pair.Pair
+	User         string // of the rsync module; "" means Pair.Auth.User
+	PasswordFile string
+	StateDir     string // made when missing
+	RuntimeDir   string // made when missing; holds status.sock
+	Rsync        string // "" looks in PATH
+	Version      string // of lockstep, for the status
+	Log          *slog.Logger
+	// Notify sends a state to the service manager, as sd_notify(3) does. Nil means that there is none.
+	Notify func(state string)
+	// Watchdog is how often the service manager wants to hear from us; 0 means never.
+	Watchdog time.Duration
+	// Reload is called for a reload and returns the definition and the user as they are now.
+	Reload func() (pair.Pair, string, error)
+}
+
+// Agent replicates one pair.
+//
+// Run is called once and blocks until its context ends; everything it started has ended then. Reload may be called at
+// any time from any goroutine.
+type Agent struct {
+	opts    Options
+	reload  chan struct{}
+	watcher func(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error)
+}
+
+// New checks the options. It opens nothing.
+func New(opts Options) (*Agent, error) {
+	for _, dir := range []struct{ name, path string }{{"state", opts.StateDir}, {"runtime", opts.RuntimeDir}} {
+		if !filepath.IsAbs(dir.path) {
+			return nil, fmt.Errorf("%s directory %q is not absolute", dir.name, dir.path)
+		}
+		if isBelow(filepath.Clean(dir.path), filepath.Clean(opts.Pair.Source.Path)) {
+			return nil, fmt.Errorf("%s directory %s lies in the source directory %s: what is written there would be replicated for ever", dir.name, dir.path, opts.Pair.Source.Path)
+		}
+	}
+	if opts.User == "" {
+		opts.User = opts.Pair.Auth.User
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Notify == nil {
+		opts.Notify = func(string) {}
+	}
+	return &Agent{opts: opts, reload: make(chan struct{}, 1), watcher: newWatcher}, nil
+}
+
+// Reload makes the agent read its definition anew.
+func (a *Agent) Reload() {
+	select {
+	case a.reload <- struct{}{}:
+	default: // one is pending, and will see the newest definition
+	}
+}
+
+// ErrRunning is returned by Run when another agent has the same state directory.
+var ErrRunning = errors.New("another agent runs for this pair")
+
+// Run replicates until ctx ends.
+func (a *Agent) Run(ctx context.Context) error {
+	cookies := filepath.Join(a.opts.RuntimeDir, "cookies")
+	for _, dir := range []string{a.opts.StateDir, a.opts.RuntimeDir, cookies} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+	}
+	unlock, err := lock(filepath.Join(a.opts.StateDir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	removeCookies(cookies)
+
+	eng, version, err := a.engine(a.opts.Pair, a.opts.User)
+	if err != nil {
+		return err
+	}
+	want, err := readSource(a.opts.StateDir, a.opts.Pair.Source.Path)
+	if err != nil {
+		return err
+	}
+	l, err := newLoop(a, eng, want)
+	if err != nil {
+		return err
+	}
+	l.versions = Versions{Lockstep: a.opts.Version, Rsync: version}
+	l.paused = a.opts.Pair.Paused || exists(filepath.Join(a.opts.StateDir, pausedFile))
+	l.cookies = cookies
+
+	listeners, err := a.listen()
+	if err != nil {
+		return err
+	}
+	// The servers outlive the loop's context: the status must be told during the shutdown too.
+	serverCtx, stopServers := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServers()
+	servers, serverCtx := errgroup.WithContext(serverCtx)
+	for _, ln := range listeners {
+		servers.Go(func() error { return serve(serverCtx, ln, l) })
+	}
+	err = l.run(ctx)
+	stopServers()
+	return errors.Join(err, servers.Wait())
+}
+
+func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
+	runner, err := transfer.New(transfer.Options{
+		Rsync: a.opts.Rsync,
+		Path:  p.Source.Path,
+		Target: transfer.Target{
+			Address:      p.Backup.Address,
+			Port:         p.Backup.Port,
+			Module:       p.Backup.Module,
+			User:         user,
+			PasswordFile: a.opts.PasswordFile,
+		},
+		Exclude:        p.Exclude,
+		Filter:         p.Filter,
+		FullExclude:    p.Full.Exclude,
+		Compress:       p.Transfer.Compress,
+		BandwidthLimit: p.Transfer.BandwidthLimit,
+		Timeout:        time.Duration(p.Transfer.Timeout),
+		Extra:          p.Transfer.Options,
+		Log:            a.opts.Log,
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	for _, w := range runner.Warnings() {
+		a.opts.Log.Warn(w)
+	}
+	return rsync{p.Source.Path, runner}, runner.Version(), nil
+}
+
+func newWatcher(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error) {
+	exclude, err := watch.NewExclude(p.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	return watch.New(watch.Options{
+		Root:      p.Source.Path,
+		Backend:   p.Watch.Backend,
+		Exclude:   exclude,
+		CookieDir: cookies,
+		Progress:  progress,
+	})
+}
+
+// lock makes sure that one agent at a time works for a pair: two would undo each other's deletions.
+func lock(name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", name, ErrRunning)
+		}
+		return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
+	}
+	return func() { f.Close() }, nil
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+// removeCookies clears away what a killed agent left behind.
+func removeCookies(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		os.Remove(filepath.Join(dir, e.Name()))
+	}
+}

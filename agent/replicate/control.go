@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+// pausedFile, in the state directory, keeps a pause over a restart.
+const pausedFile = "paused"
+
+// status describes the agent. It is called by the loop.
+func (l *loop) status(now time.Time) Status {
+	s := Status{
+		Pair:     l.pair.Name,
+		State:    l.state,
+		Reason:   l.reason,
+		Hint:     l.hint(l.state),
+		Since:    l.stateSince,
+		Started:  l.started,
+		PID:      os.Getpid(),
+		Source:   l.pair.Source.Path,
+		Target:   fmt.Sprintf("rsync://%s@%s/%s", l.user, net.JoinHostPort(l.pair.Backup.Address, strconv.Itoa(l.pair.Backup.Port)), l.pair.Backup.Module),
+		InFlight: []JobStatus{},
+		Ledger:   LedgerStatus{Count: len(l.ledger.entries), Entries: l.ledger.list(shownLedger)},
+		Watch: WatchStatus{
+			Backend:     l.watch.info.Backend,
+			Reason:      l.watch.info.Reason,
+			Ready:       l.watch.ready,
+			Directories: l.watch.info.Directories,
+			Overflows:   l.watch.overflows,
+		},
+		Full:     l.full.status(),
+		Counters: l.counters,
+		Latency:  l.latency.status(),
+		Events:   append([]Note{}, l.notes...),
+		Versions: l.versions,
+	}
+	if l.watch.w != nil {
+		s.Watch.Directories = l.watch.w.Info().Directories
+	}
+	s.Counters.Transfers = map[string]int64{}
+	for class, n := range l.counters.Transfers {
+		s.Counters.Transfers[class] = n
+	}
+	s.Full.Entries = l.door.total
+	s.Backlog.Deletion = len(l.door.pending) + len(l.door.checking) + len(l.passed)
+	s.Backlog.Paths = l.q.Len() + l.flyingPaths() + len(l.door.pending) + len(l.door.checking)
+	if first, ok := l.oldest(); ok {
+		s.LagSeconds = max(0, now.Sub(first).Seconds())
+	}
+	if !l.lastInStep.IsZero() {
+		s.LastInStep = &l.lastInStep
+	}
+	for j := range l.jobs {
+		s.InFlight = append(s.InFlight, JobStatus{Kind: j.kind, What: j.what, Paths: j.paths, Bytes: j.bytes, Started: j.started, Progress: progressStatus(j.progress)})
+	}
+	for _, w := range l.waiting {
+		s.InFlight = append(s.InFlight, JobStatus{Kind: w.kind.String(), What: nameBatch(w.batch), Paths: len(w.batch.Entries)})
+	}
+	if h := l.door.held; h != nil {
+		paths := h.paths()
+		s.Held = &HeldStatus{Reason: h.reason, Since: h.since, Count: h.count, Paths: paths, More: len(h.items) - len(paths)}
+	}
+	for _, err := range []error{l.watch.fault, l.watch.failed} {
+		if err != nil {
+			s.Watch.Faults = append(s.Watch.Faults, err.Error())
+		}
+	}
+	if o := l.outage; o != nil {
+		s.Outage = &OutageStatus{Class: className(o.class), Message: o.message, Hint: o.hint, Since: o.since, Failures: o.failures, Next: o.next}
+	}
+	return s
+}
+
+func (f *full) status() FullStatus {
+	s := FullStatus{Running: f.running, Phase: f.phase, Cause: f.cause, Started: f.started, Done: f.done, Differs: f.differs, Extra: f.extra, Problem: f.problem}
+	if f.job != nil {
+		s.Progress = progressStatus(f.job.progress)
+	}
+	if !f.last.IsZero() {
+		last := f.last
+		s.Last, s.LastSeconds = &last, f.took.Seconds()
+	}
+	if !f.next.IsZero() {
+		next := f.next
+		s.Next = &next
+	}
+	return s
+}
+
+func progressStatus(p transfer.Progress) Progress {
+	return Progress{Percent: p.Percent, DoneBytes: p.Bytes, DoneFiles: p.Files, Total: p.Total, Rate: p.Rate, ETASeconds: p.ETA.Seconds()}
+}
+
+// pause stops sending. Events go on being gathered, and nothing that overflows meanwhile is lost.
+func (l *loop) pause(ctx context.Context) error {
+	if err := writeState(filepath.Join(l.agent.opts.StateDir, pausedFile), nil); err != nil {
+		return err
+	}
+	return l.call(ctx, func(now time.Time) {
+		if !l.paused {
+			l.paused = true
+			l.note(now, "paused")
+		}
+	})
+}
+
+// resume goes on after a pause.
+func (l *loop) resume(ctx context.Context) error {
+	if err := os.Remove(filepath.Join(l.agent.opts.StateDir, pausedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return l.call(ctx, func(now time.Time) {
+		if l.paused {
+			l.paused = false
+			l.note(now, "resumed")
+		}
+	})
+}
+
+// approval says what an approval let through.
+type approval struct {
+	Deletions int    `json:"deletions"` // entries on the backup
+	Paths     int    `json:"paths"`     // top-most paths
+	Source    string `json:"source,omitempty"`
+}
+
+// approve lets pass what is held now. When another directory than the provisioned one is at the source path, it becomes
+// the provisioned one.
+func (l *loop) approve(ctx context.Context) (approval, error) {
+	var a approval
+	var id *transfer.Identity
+	err := l.call(ctx, func(now time.Time) {
+		var other *errNotProvisioned
+		if errors.As(l.source.err, &other) && !l.source.ok {
+			got := l.source.got
+			id = &got
+			return
+		}
+		a = l.approveHeld(now)
+	})
+	if err != nil || id == nil {
+		return a, err
+	}
+	// The file first: a crash between the two must not forget the approval.
+	path := ""
+	if err := l.call(ctx, func(time.Time) { path = l.pair.Source.Path }); err != nil {
+		return a, err
+	}
+	if err := writeSource(l.agent.opts.StateDir, path, *id); err != nil {
+		return a, err
+	}
+	a.Source = id.String()
+	return a, l.call(ctx, func(now time.Time) {
+		l.source.want, l.source.next = id, now
+		l.log.Warn("another directory was approved as the source", "path", path, "identity", id.String())
+		l.note(now, "another source directory was approved")
+	})
+}
+
+func (l *loop) approveHeld(now time.Time) approval {
+	fs := l.door.approve()
+	a := approval{Paths: len(fs)}
+	for _, f := range fs {
+		f.first = now
+		a.Deletions += f.count
+		l.passed = append(l.passed, f)
+	}
+	if len(fs) > 0 {
+		l.log.Warn("held deletions were approved", "entries", a.Deletions, "paths", len(fs))
+		l.note(now, fmt.Sprintf("%s approved", plural(a.Deletions, "held deletion")))
+	}
+	return a
+}
+
+// sync asks for a full batch and for another try of everything that waits for one. It returns the number of the full
+// batch to wait for.
+func (l *loop) sync(ctx context.Context) (number int64, err error) {
+	err = l.call(ctx, func(now time.Time) {
+		l.requestFull(now, "sync")
+		l.hurry(now)
+		number = l.full.started + 1
+	})
+	return number, err
+}

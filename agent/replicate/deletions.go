@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/queue"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+// inspection is what a look at both sides tells about pending deletions.
+type inspection struct {
+	verdict
+	err     error           // the source directory cannot be looked at, or is another one
+	res     transfer.Result // of listing the backup
+	back    []string        // on disk again
+	covered []string        // paths that are no directories: what was below them goes with them
+	unknown []unreadable    // it cannot be told whether they are there
+}
+
+type unreadable struct {
+	deletion
+	reason string
+}
+
+// inspect looks at each deletion on disk and counts what would go with it on the backup. It changes nothing.
+func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspection {
+	var in inspection
+	if in.empty, in.err = r.Empty(); in.err != nil {
+		return in
+	}
+	gone := map[string]deletion{}
+	blocked := map[string]deletion{}
+	covered := map[string]bool{}
+	for _, d := range dels {
+		st, err := r.Lstat(d.path)
+		switch {
+		case err == nil && d.blocked && !st.Mode.IsDir():
+			blocked[d.path] = d
+		case err == nil:
+			in.back = append(in.back, d.path)
+		case errors.Is(err, fs.ErrNotExist):
+			top, cover, err := topMissing(r, d.path)
+			switch {
+			case err != nil:
+				in.unknown = append(in.unknown, unreadable{d, reasonOf(err)})
+			case cover != "":
+				if !covered[cover] {
+					covered[cover] = true
+					in.covered = append(in.covered, cover)
+				}
+			default:
+				if old, ok := gone[top]; !ok || d.first.Before(old.first) {
+					gone[top] = deletion{path: top, first: d.first}
+				}
+			}
+		default:
+			in.unknown = append(in.unknown, unreadable{d, reasonOf(err)})
+		}
+	}
+	paths := make([]string, 0, len(gone))
+	for p := range gone {
+		paths = append(paths, p)
+	}
+	paths = topMost(paths)
+	counts, res := countMissing(ctx, eng, r, paths)
+	in.res = res
+	if res.Class != transfer.Done {
+		return in
+	}
+	if res.Incomplete {
+		// Something that looks gone could not be read: nobody knows then.
+		for _, p := range paths {
+			in.unknown = append(in.unknown, unreadable{gone[p], "the source could not be read in full"})
+		}
+		paths = nil
+	}
+	for _, p := range paths {
+		in.gone = append(in.gone, finding{gone[p], counts[p]})
+	}
+	for p, d := range blocked {
+		n, res := countBlocked(ctx, eng, r, p)
+		if res.Class != transfer.Done {
+			in.res = res
+			return in
+		}
+		in.gone = append(in.gone, finding{d, max(n, 1)})
+	}
+	return in
+}
+
+// topMissing returns the top-most directory of path that is missing, path itself at the latest. Cover is set instead
+// when something above the path is no directory: whatever the backup has below that goes with it.
+func topMissing(r root, path string) (top, cover string, err error) {
+	top = path
+	for {
+		parent, ok := parentOf(top)
+		if !ok || parent == "" {
+			return top, "", nil
+		}
+		st, err := r.Lstat(parent)
+		switch {
+		case err == nil && st.Mode.IsDir():
+			return top, "", nil
+		case err == nil:
+			return "", parent, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", "", err
+		}
+		top = parent
+	}
+}
+
+// countMissing counts what would go with each of the top-most paths.
+func countMissing(ctx context.Context, eng engine, r root, paths []string) (map[string]int, transfer.Result) {
+	counts := map[string]int{}
+	if len(paths) == 0 {
+		return counts, transfer.Result{}
+	}
+	res := eng.ListMissing(ctx, r, paths, func(it transfer.Item) error {
+		// The last path in order that is not after the item is the one it lies below, if any is.
+		i := sort.Search(len(paths), func(i int) bool { return comparePaths(paths[i], it.Path) > 0 }) - 1
+		if i >= 0 && isBelow(it.Path, paths[i]) {
+			counts[paths[i]]++
+		}
+		return nil
+	})
+	return counts, res
+}
+
+// countBlocked counts what a path that is no directory would replace on the backup.
+func countBlocked(ctx context.Context, eng engine, r root, path string) (n int, res transfer.Result) {
+	res = eng.ListMissing(ctx, r, []string{path}, func(it transfer.Item) error {
+		if isBelow(it.Path, path) {
+			n++
+		}
+		return nil
+	})
+	return n, res
+}
+
+// startInspection looks at the pending deletions when their burst is over.
+func (l *loop) startInspection(now time.Time) bool {
+	at, ok := l.door.due()
+	if !ok || now.Before(at) {
+		return false
+	}
+	if l.door.dropped > 0 {
+		l.requestFull(now, "more deletions than are kept one by one")
+	}
+	dels := l.door.take()
+	j := &job{kind: "deletions", what: plural(len(dels), "path"), paths: len(dels), can: true}
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	l.start(now, j, func(ctx context.Context) {
+		var in inspection
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			in.err = err
+		} else {
+			in = inspect(ctx, eng, r, dels)
+			r.Close()
+		}
+		l.post(func(now time.Time) { l.inspected(now, in) })
+	})
+	return true
+}
+
+// inspected lets deletions through, or not.
+func (l *loop) inspected(now time.Time, in inspection) {
+	if in.err != nil {
+		l.door.giveBack(now)
+		l.sourceTrouble(now, in.err)
+		return
+	}
+	if in.res.Class != transfer.Done {
+		l.door.giveBack(now)
+		if in.res.Class == transfer.Unknown {
+			in.res.Class = transfer.Transient
+		}
+		l.account(now, in.res)
+		return
+	}
+	held := l.door.held
+	l.passed = append(l.passed, l.door.judge(now, in.verdict)...)
+	for _, p := range in.back {
+		l.door.forget(p)
+		l.q.Mark(now, p, true)
+	}
+	for _, p := range in.covered {
+		l.q.Mark(now, p, false)
+	}
+	for _, u := range in.unknown {
+		l.failPath(now, u.path, false, u.reason, false)
+	}
+	if l.door.recount {
+		l.requestFull(now, "a large deletion is judged against the size of the backup")
+	}
+	if h := l.door.held; h != nil && (held == nil || held.count != h.count) {
+		l.log.Warn("deletions are held", "reason", h.reason, "entries", h.count, "path", firstOf(h.paths()), "hint", l.hint(Held))
+		l.note(now, fmt.Sprintf("%s held: %s", plural(h.count, "deletion"), h.reason))
+	}
+}
+
+func firstOf(paths []string) string {
+	if len(paths) == 0 {
+		return ""
+	}
+	return paths[0]
+}
+
+// startPassed does deletions that the door let through, as far as nothing in flight overlaps with them.
+func (l *loop) startPassed(now time.Time) bool {
+	if len(l.passed) == 0 {
+		return false
+	}
+	var wait, force []finding
+	var w *work
+	for _, f := range l.passed {
+		if f.count == 0 {
+			continue // nothing of it is on the backup
+		}
+		b, ok := l.q.Reserve(now, f.path)
+		if !ok {
+			l.interrupt(f.path)
+			wait = append(wait, f)
+			continue
+		}
+		b.Entries[0].First = f.first
+		if f.blocked {
+			if len(force) > 0 || w != nil {
+				l.q.Done(now, b, nil)
+				wait = append(wait, f)
+				continue
+			}
+			force = append(force, f)
+			w = l.newWork(workForce, b)
+			w.findings = force
+			continue
+		}
+		if w == nil {
+			w = l.newWork(workDelete, b)
+		} else if w.kind == workDelete {
+			w.batch.Join(b)
+			if f.first.Before(w.first) {
+				w.first = f.first
+			}
+		} else {
+			l.q.Done(now, b, nil)
+			wait = append(wait, f)
+			continue
+		}
+		w.findings = append(w.findings, f)
+	}
+	l.passed = wait
+	if w == nil {
+		return false
+	}
+	l.startDelete(now, w)
+	return true
+}
+
+// interrupt ends the transfer of a big file that is gone from the source: it would hold up the deletion for as long
+// as it takes.
+func (l *loop) interrupt(path string) {
+	for j := range l.jobs {
+		if j.kind == workBig.String() && isBelow(j.what, path) {
+			j.cancel()
+		}
+	}
+}
+
+// startDelete looks at the disk once more and does the deletions of w.
+func (l *loop) startDelete(now time.Time, w *work) {
+	n := 0
+	for _, f := range w.findings {
+		n += f.count
+	}
+	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true}
+	findings := append([]finding(nil), w.findings...)
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	l.start(now, j, func(ctx context.Context) {
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			l.post(func(now time.Time) { l.giveBack(now, w); l.sourceTrouble(now, err) })
+			return
+		}
+		defer r.Close()
+		job := transfer.Job{Kind: transfer.Delete}
+		if w.kind == workForce {
+			job = transfer.Job{Kind: transfer.Send, Force: true}
+		}
+		var back []string
+		dirs := dirTimes{}
+		for _, f := range findings {
+			st, err := r.Lstat(f.path)
+			switch {
+			case f.blocked && err == nil && !st.Mode.IsDir():
+			case !f.blocked && errors.Is(err, fs.ErrNotExist):
+				if _, cover, err := topMissing(r, f.path); err != nil || cover != "" {
+					back = append(back, f.path)
+					continue
+				}
+			default:
+				back = append(back, f.path)
+				continue
+			}
+			job.Paths = append(job.Paths, f.path)
+			dirs.note(r, f.path, f.first)
+		}
+		res := transfer.Result{}
+		if len(job.Paths) > 0 {
+			res = eng.Run(ctx, r, job, l.progressOf(j))
+		}
+		moved := dirs.moved(r)
+		l.post(func(now time.Time) { l.deleted(now, w, n, res, back, moved) })
+	})
+}
+
+// deleted takes in the result of a deletion.
+func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back []string, moved []queue.Entry) {
+	l.account(now, res)
+	if res.Class == transfer.Unknown {
+		l.unknown++
+		delete(l.flying, w)
+		l.q.Done(now, w.batch, nil)
+		for _, f := range w.findings {
+			l.failPath(now, f.path, false, res.Message, true)
+		}
+		return
+	}
+	if res.Class != transfer.Done {
+		l.giveBack(now, w)
+		return
+	}
+	delete(l.flying, w)
+	l.q.Done(now, w.batch, nil)
+	l.door.deleted(now, n)
+	l.counters.Kept += int64(len(res.Kept))
+	for _, f := range w.findings {
+		l.latency.add(now.Sub(f.first))
+		l.ledger.clear(f.path, true, nil)
+	}
+	for _, f := range res.Failed {
+		l.failPath(now, f.Path, false, f.Reason, f.Remote)
+	}
+	for _, p := range back {
+		l.q.Mark(now, p, true)
+	}
+	for _, p := range res.Changed {
+		l.q.Mark(now, p, false)
+	}
+	for _, p := range res.Blocked {
+		l.blocked(now, p, now)
+	}
+	l.settleDirs(now, moved)
+	l.log.Debug("deleted on the backup", "entries", n, "path", strings.Join(first(w.batch.Entries, 3), " "))
+}
+
+func first(entries []queue.Entry, n int) []string {
+	var out []string
+	for _, e := range entries[:min(n, len(entries))] {
+		out = append(out, e.Path)
+	}
+	return out
+}

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// burstQuiet is how long no further deletion must have arrived before the pending ones are judged. An
+	// `rm -rf` takes a few microseconds an entry, so it is judged as a whole.
+	burstQuiet = 100 * time.Millisecond
+
+	// burstEnd is how long nothing must have been deleted for the next deletion to be judged by itself. Until
+	// then what was already deleted counts too, so that a slow `rm -rf` cannot trickle through.
+	burstEnd = 10 * time.Second
+
+	// maxPending bounds the deletions held one by one, at about 150 bytes each. What is past it is counted, and
+	// found again by a full batch.
+	maxPending = 100_000
+
+	// shownPaths is how many held paths the status names.
+	shownPaths = 20
+)
+
+// deletion is a path that is gone from the source.
+type deletion struct {
+	path string
+	// blocked: the path is not gone, but a non-empty directory on the backup stands where it should be.
+	blocked bool
+	first   time.Time // dirty since
+}
+
+// finding is a deletion that was looked at on both sides.
+type finding struct {
+	deletion
+	count int // entries that would go on the backup; 0 when there is nothing
+}
+
+// verdict is what an inspection of pending deletions found. See inspect.
+type verdict struct {
+	gone  []finding
+	empty bool // the source directory has no entry at all
+}
+
+// door is the one way to a deletion on the backup. Every deletion, live or found by a full batch, is added
+// here, waits for the end of its burst, is looked at on disk and on the backup, and is then let through or held.
+//
+// It is a plain value without I/O, owned by the loop.
+type door struct {
+	enabled    bool
+	maxFiles   int
+	maxPercent int
+	maxDelay   time.Duration
+
+	pending  map[string]deletion
+	dropped  int       // arrived when pending was full
+	since    time.Time // when the first of pending arrived
+	last     time.Time // when the last did
+	checking []deletion
+
+	// total is how many entries the backup has: those of the last full comparison, less what was deleted
+	// since. It is meaningless until counted is set.
+	total   int
+	counted bool
+	added   int // files sent since then, some of which may be new
+	// recount is set while pending waits for a full comparison to know total better.
+	recount bool
+
+	done     int       // entries let through in this burst
+	lastDone time.Time // when the last was
+
+	held *heldDeletions
+}
+
+// heldDeletions waits for approval.
+type heldDeletions struct {
+	reason string
+	since  time.Time
+	items  map[string]finding
+	count  int // entries that would go on the backup
+	over   int // of count: those that are not in items, because they are too many
+}
+
+func newDoor(enabled bool, maxFiles, maxPercent int, maxDelay time.Duration) *door {
+	return &door{enabled: enabled, maxFiles: maxFiles, maxPercent: maxPercent, maxDelay: maxDelay, pending: map[string]deletion{}}
+}
+
+// add makes a deletion pending.
+func (d *door) add(now time.Time, del deletion) {
+	if len(d.pending) == 0 {
+		d.since = now
+	}
+	if old, ok := d.pending[del.path]; ok {
+		if old.first.Before(del.first) {
+			del.first = old.first
+		}
+	} else if len(d.pending) >= maxPending {
+		d.dropped++
+		d.last = now
+		return
+	}
+	d.pending[del.path] = del
+	d.last = now
+}
+
+// forget takes a path out that is on disk again.
+func (d *door) forget(path string) (known bool) {
+	if _, ok := d.pending[path]; ok {
+		delete(d.pending, path)
+		known = true
+	}
+	if d.held != nil {
+		if f, ok := d.held.items[path]; ok {
+			d.held.drop(f)
+			known = true
+			if len(d.held.items) == 0 {
+				d.held = nil
+			}
+		}
+	}
+	return known
+}
+
+func (h *heldDeletions) drop(f finding) {
+	delete(h.items, f.path)
+	h.count -= f.count
+}
+
+// due tells when the pending deletions can be judged. The zero time means now.
+func (d *door) due() (at time.Time, ok bool) {
+	if len(d.pending) == 0 || d.checking != nil || d.recount {
+		return time.Time{}, false
+	}
+	at = d.last.Add(burstQuiet)
+	if limit := d.since.Add(max(d.maxDelay, burstQuiet)); limit.Before(at) {
+		at = limit
+	}
+	return at, true
+}
+
+// take hands out all pending deletions for an inspection; judge or giveBack must follow.
+func (d *door) take() []deletion {
+	d.checking = make([]deletion, 0, len(d.pending))
+	for _, del := range d.pending {
+		d.checking = append(d.checking, del)
+	}
+	slices.SortFunc(d.checking, func(a, b deletion) int { return strings.Compare(a.path, b.path) })
+	d.pending = map[string]deletion{}
+	return d.checking
+}
+
+// giveBack makes what take handed out pending again: the inspection did not succeed.
+func (d *door) giveBack(now time.Time) {
+	for _, del := range d.checking {
+		d.add(now, del)
+	}
+	d.checking = nil
+}
+
+// judge decides over what an inspection found. It returns the deletions that may pass now; those that may not are
+// held, or pending again until the size of the backup is known.
+func (d *door) judge(now time.Time, v verdict) (pass []finding) {
+	d.checking = nil
+	dropped := d.dropped
+	d.dropped = 0
+	n := dropped
+	for _, f := range v.gone {
+		n += f.count
+	}
+	if n == 0 {
+		return nil
+	}
+	if d.burstOver(now) {
+		d.done = 0
+	}
+	switch {
+	case v.empty:
+		d.hold(now, v.gone, dropped, "the source directory is empty")
+		return nil
+	case !d.over(n, 0):
+		d.done += n
+		d.lastDone = now
+		return v.gone
+	case !d.counted, !d.over(n, d.added):
+		// Over the budget for what is known of the backup, which may have grown since.
+		for _, f := range v.gone {
+			d.add(now, f.deletion)
+		}
+		d.dropped += dropped
+		d.recount = true
+		return nil
+	default:
+		d.hold(now, v.gone, dropped, fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
+			d.done+n, d.total+d.done, d.maxFiles, d.maxPercent))
+		return nil
+	}
+}
+
+func (d *door) burstOver(now time.Time) bool { return now.Sub(d.lastDone) >= burstEnd }
+
+// over reports whether n more deletions exceed both limits, if the backup has more entries than known by added.
+func (d *door) over(n, added int) bool {
+	n += d.done
+	return n > d.maxFiles && (!d.counted || n*100 > d.maxPercent*(d.total+d.done+added))
+}
+
+// hold keeps deletions until they are approved or lapse.
+func (d *door) hold(now time.Time, gone []finding, dropped int, reason string) {
+	if d.held == nil {
+		d.held = &heldDeletions{since: now, items: map[string]finding{}}
+	}
+	d.held.reason = reason
+	for _, f := range gone {
+		if f.count == 0 {
+			continue
+		}
+		if old, ok := d.held.items[f.path]; ok {
+			d.held.drop(old)
+		}
+		d.held.count += f.count
+		if len(d.held.items) >= maxPending {
+			d.held.over += f.count
+			continue
+		}
+		d.held.items[f.path] = f
+	}
+	d.held.count += dropped
+	d.held.over += dropped
+}
+
+// approve lets everything pass that is held now, and nothing else. A later deletion begins a new burst.
+func (d *door) approve() []finding {
+	if d.held == nil {
+		return nil
+	}
+	out := make([]finding, 0, len(d.held.items))
+	for _, f := range d.held.items {
+		out = append(out, f)
+	}
+	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.path, b.path) })
+	d.held = nil
+	d.done = 0
+	return out
+}
+
+// deleted notes that n entries are gone from the backup.
+func (d *door) deleted(now time.Time, n int) {
+	d.total = max(0, d.total-n)
+	d.lastDone = now
+}
+
+// failed takes back deletions that were let through and could not be done: they will be judged again.
+func (d *door) failed(now time.Time, fs []finding) {
+	for _, f := range fs {
+		d.done = max(0, d.done-f.count)
+		d.add(now, f.deletion)
+	}
+}
+
+// count notes the number of entries that a full comparison found on the backup.
+func (d *door) count(now time.Time, total int) {
+	d.total, d.counted, d.added = total, true, 0
+	if d.recount {
+		d.recount = false
+		d.last = now.Add(-burstQuiet)
+	}
+}
+
+// idle reports whether nothing is pending or being looked at; what is held does not count.
+func (d *door) idle() bool { return len(d.pending) == 0 && d.checking == nil && d.dropped == 0 }
+
+// oldest returns since when the longest waiting deletion has been due, those that are held left aside.
+func (d *door) oldest() (first time.Time, ok bool) {
+	note := func(del deletion) {
+		if !ok || del.first.Before(first) {
+			first, ok = del.first, true
+		}
+	}
+	for _, del := range d.pending {
+		note(del)
+	}
+	for _, del := range d.checking {
+		note(del)
+	}
+	return first, ok
+}
+
+// paths returns the first held paths in order, directories with what goes with them.
+func (h *heldDeletions) paths() []string {
+	all := make([]string, 0, len(h.items))
+	for p := range h.items {
+		all = append(all, p)
+	}
+	slices.Sort(all)
+	if len(all) > shownPaths {
+		all = all[:shownPaths]
+	}
+	return all
+}
+
+// topMost leaves out every path that lies below another one. It sorts its argument.
+func topMost(paths []string) []string {
+	// Byte order is not enough: "a-b" stands between "a" and "a/b".
+	slices.SortFunc(paths, comparePaths)
+	out := paths[:0]
+	for _, p := range paths {
+		if len(out) > 0 && isBelow(p, out[len(out)-1]) {
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// comparePaths orders paths so that everything below a directory follows it at once.
+func comparePaths(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			switch {
+			case a[i] == '/':
+				return -1
+			case b[i] == '/':
+				return 1
+			}
+			return int(a[i]) - int(b[i])
+		}
+	}
+	return len(a) - len(b)
+}
+
+// isBelow reports whether path is dir or lies below it.
+func isBelow(path, dir string) bool {
+	return dir == "" || strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
+}
+
+// parentOf returns the directory that a path lies in; ok is false for the root.
+func parentOf(path string) (parent string, ok bool) {
+	if path == "" {
+		return "", false
+	}
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(i, 0)], true
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+// root is the part of [transfer.Root] that is used here, so that tests can put a made-up tree in its place.
+type root interface {
+	Close() error
+	Identity() (transfer.Identity, error)
+	Empty() (bool, error)
+	Lstat(path string) (transfer.Entry, error)
+	OpenForWriting(path string) bool
+	// Names lists a directory. What it says of a directory that is not the one behind the handle does no harm:
+	// every name is looked at with Lstat.
+	Names(dir string) ([]string, error)
+}
+
+// engine is what moves the bytes: rsync, or a fake in tests.
+type engine interface {
+	Open() (root, error)
+	Run(ctx context.Context, r root, job transfer.Job, progress func(transfer.Progress)) transfer.Result
+	List(ctx context.Context, r root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result
+	ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result
+	Probe(ctx context.Context) transfer.Result
+}
+
+// rsync is the engine that runs the real thing.
+type rsync struct {
+	path   string
+	runner *transfer.Runner
+}
+
+func (e rsync) Open() (root, error) {
+	r, err := transfer.OpenRoot(e.path)
+	if err != nil {
+		return nil, err // not a nil *transfer.Root in a root
+	}
+	return rsyncRoot{r, e.path}, nil
+}
+
+type rsyncRoot struct {
+	*transfer.Root
+	path string
+}
+
+func (r rsyncRoot) Names(dir string) ([]string, error) {
+	f, err := os.Open(filepath.Join(r.path, dir))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+func (e rsync) Run(ctx context.Context, r root, job transfer.Job, progress func(transfer.Progress)) transfer.Result {
+	return e.runner.Run(ctx, handle(r), job, progress)
+}
+
+func (e rsync) List(ctx context.Context, r root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result {
+	return e.runner.List(ctx, handle(r), opts, each)
+}
+
+func (e rsync) ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result {
+	return e.runner.ListMissing(ctx, handle(r), paths, each)
+}
+
+func (e rsync) Probe(ctx context.Context) transfer.Result { return e.runner.Probe(ctx) }
+
+func handle(r root) *transfer.Root {
+	t, ok := r.(rsyncRoot)
+	if !ok {
+		panic("bug: a root that this engine did not open")
+	}
+	return t.Root
+}

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+const (
+	// manyDiffer is how many differences are sent one by one. With more, the backup is empty or far behind, and
+	// one recursive run over the whole tree is quicker.
+	manyDiffer = 20_000
+
+	// chunk is how many differences go to the loop at a time.
+	chunk = 500
+)
+
+// full is the state of full batches. One at most runs at a time.
+type full struct {
+	need     string // why another one must run; "" if none must
+	valid    bool   // one was completed since the last event that could hide a difference
+	running  bool
+	phase    string // compare, send, settle
+	cause    string
+	job      *job
+	begun    time.Time
+	listed   time.Time // when the comparison ended
+	started  int64
+	done     int64
+	recursed bool // the whole tree was sent in this one
+	differs  int
+	extra    int
+	problem  string // why the newest one was not complete
+	last     time.Time
+	took     time.Duration
+	retry    time.Time
+	failures int
+	schedule cron.Schedule // nil: only at start
+	next     time.Time
+}
+
+// requestFull asks for a full batch. While one runs, another follows it.
+func (l *loop) requestFull(now time.Time, why string) {
+	if l.full.need == "" {
+		l.full.need = why
+	}
+	l.full.retry = time.Time{}
+}
+
+// startFull begins a full batch that is due.
+func (l *loop) startFull(now time.Time) bool {
+	f := &l.full
+	if f.need == "" && f.schedule != nil && !f.next.IsZero() && !now.Before(f.next) {
+		f.need = "schedule"
+	}
+	if f.need == "" || f.running || now.Before(f.retry) || l.watch.failed != nil {
+		return false
+	}
+	// The watch must be live first, or what changes between the comparison and the watch is lost. Fanotify is at once.
+	if !l.watch.ready {
+		return false
+	}
+	f.running, f.phase, f.cause, f.need = true, "compare", f.need, ""
+	f.begun, f.recursed, f.differs, f.extra = now, false, 0, 0
+	f.started++
+	l.log.Info("full batch", "reason", f.cause)
+	l.startList(now)
+	return true
+}
+
+func (l *loop) fullWake() (at time.Time, ok bool) {
+	f := &l.full
+	switch {
+	case f.running:
+		return at, false
+	case f.need != "":
+		return f.retry, !f.retry.IsZero() && l.watch.ready
+	case f.schedule != nil && !f.next.IsZero():
+		return f.next, true
+	}
+	return at, false
+}
+
+// comparison is what compare found.
+type comparison struct {
+	res     transfer.Result
+	differs int
+	extra   []string // top-most paths that are only on the backup
+	entries int      // of them, with what is below
+	new     int
+	more    bool // extra is not complete: there are too many
+	many    bool // more than limit differences: the comparison was ended
+}
+
+// compare lists the differences between source and backup. What differs goes to found in chunks, except what is below
+// a directory that is new as a whole. What is only on the backup is returned. Limit bounds the differences; 0 is
+// no limit.
+func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions, limit int, found func([]transfer.Item)) comparison {
+	var c comparison
+	var items []transfer.Item
+	newDir := "\x00"
+	c.res = eng.List(ctx, r, opts, func(it transfer.Item) error {
+		if it.Extraneous {
+			c.entries++
+			// Rsync tells what is in a directory before the directory itself.
+			for n := len(c.extra); n > 0 && it.Dir && isBelow(c.extra[n-1], it.Path); n-- {
+				c.extra = c.extra[:n-1]
+			}
+			if len(c.extra) < maxPending {
+				c.extra = append(c.extra, it.Path)
+			} else {
+				c.more = true
+			}
+			return nil
+		}
+		c.differs++
+		if it.New {
+			c.new++
+		}
+		if isBelow(it.Path, newDir) {
+			return nil
+		}
+		if it.New && it.Dir {
+			newDir = it.Path
+		}
+		items = append(items, it)
+		if limit > 0 && c.differs > limit {
+			c.many = true
+			return transfer.ErrStop
+		}
+		if len(items) >= chunk {
+			found(items)
+			items = nil
+		}
+		return nil
+	})
+	if len(items) > 0 {
+		found(items)
+	}
+	c.extra = topMost(c.extra)
+	return c
+}
+
+// differs makes what a comparison found dirty.
+func (l *loop) differs(now time.Time, items []transfer.Item) {
+	for _, it := range items {
+		if it.New && it.Dir {
+			l.q.MarkNew(now, it.Path)
+		} else {
+			l.q.Mark(now, it.Path, false)
+		}
+	}
+}
+
+// extraneous takes what is only on the backup to the door.
+func (l *loop) extraneous(now time.Time, c comparison) {
+	if c.res.Incomplete || !l.door.enabled {
+		return
+	}
+	for _, p := range c.extra {
+		l.door.add(now, deletion{path: p, first: now})
+	}
+	if c.more {
+		l.door.dropped += max(0, c.entries-len(c.extra))
+		l.requestFull(now, "more deletions than are kept one by one")
+	}
+}
+
+// startList compares the whole trees.
+func (l *loop) startList(now time.Time) {
+	f := &l.full
+	f.phase = "compare"
+	limit := manyDiffer
+	if f.recursed {
+		limit = 0
+	}
+	j := &job{kind: "compare", what: "everything", can: true, slow: true}
+	f.job = j
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	l.start(now, j, func(ctx context.Context) {
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			l.post(func(now time.Time) { l.fullFailed(now, err.Error()); l.sourceTrouble(now, err) })
+			return
+		}
+		defer r.Close()
+		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
+			l.post(func(now time.Time) {
+				l.full.differs += len(items)
+				l.differs(now, items)
+			})
+		})
+		l.post(func(now time.Time) { l.listed(now, c) })
+	})
+}
+
+// listed takes in a comparison of the whole trees.
+func (l *loop) listed(now time.Time, c comparison) {
+	f := &l.full
+	f.job = nil
+	switch {
+	case c.many:
+		l.log.Info("the backup is far behind: the whole tree is sent")
+		f.phase = "send"
+		l.startRecursion(now)
+		return
+	case c.res.Class == transfer.Done:
+	case c.res.Class == transfer.Unknown:
+		l.fullFailed(now, c.res.Message)
+		return
+	default:
+		l.account(now, c.res)
+		l.fullFailed(now, c.res.Message)
+		return
+	}
+	l.account(now, c.res)
+	f.problem = ""
+	if c.res.Incomplete {
+		f.problem = "the comparison was not complete, so nothing was deleted: " + c.res.Message
+		l.log.Warn("the comparison was not complete: nothing is deleted because of it", "err", c.res.Message)
+	}
+	for _, p := range c.res.Failed {
+		l.failPath(now, p.Path, true, p.Reason, p.Remote)
+	}
+	f.extra = c.entries
+	if !c.res.Incomplete {
+		l.door.count(now, max(0, int(c.res.Stats.Files)-c.new+c.entries))
+	}
+	l.extraneous(now, c)
+	f.phase, f.listed = "settle", now
+	if f.problem == "" {
+		f.failures = 0
+	}
+}
+
+// startRecursion sends the whole tree, beside the live changes. It may bring an older version of a file after a newer
+// one was sent live; the comparison that follows finds that.
+func (l *loop) startRecursion(now time.Time) {
+	j := &job{kind: "full", what: "everything", slot: true, slow: true}
+	l.full.job, l.full.recursed = j, true
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	l.start(now, j, func(ctx context.Context) {
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			l.post(func(now time.Time) { l.fullFailed(now, err.Error()); l.sourceTrouble(now, err) })
+			return
+		}
+		defer r.Close()
+		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Tree, Paths: []string{""}, Full: true}, l.progressOf(j))
+		l.post(func(now time.Time) { l.recursed(now, res) })
+	})
+}
+
+func (l *loop) recursed(now time.Time, res transfer.Result) {
+	l.full.job = nil
+	l.account(now, res)
+	if res.Class != transfer.Done {
+		l.fullFailed(now, res.Message)
+		return
+	}
+	for _, f := range res.Failed {
+		l.failPath(now, f.Path, true, f.Reason, f.Remote)
+	}
+	for _, p := range res.Changed {
+		l.q.Mark(now, p, false)
+	}
+	for _, p := range res.Blocked {
+		l.blocked(now, p, now)
+	}
+	l.startList(now)
+}
+
+// fullFailed ends a full batch that could not be done; it is tried again.
+func (l *loop) fullFailed(now time.Time, why string) {
+	f := &l.full
+	f.running, f.phase, f.job = false, "", nil
+	f.failures++
+	if f.need == "" {
+		f.need = f.cause
+	}
+	f.retry = now.Add(backoff(f.failures, time.Duration(l.pair.Retry.Initial), time.Duration(l.pair.Retry.Max)))
+	if l.outage != nil {
+		f.failures, f.retry = 0, time.Time{} // the outage has a back-off of its own
+	}
+	l.log.Debug("full batch not done", "err", why, "next", f.retry.Sub(now))
+	if f.failures > 1 && l.outage == nil {
+		f.problem = "source and backup could not be compared: " + why
+	}
+}
+
+// completeFull ends a full batch when what it found has been dealt with.
+func (l *loop) completeFull(now time.Time) {
+	f := &l.full
+	if !f.running || f.phase != "settle" || !l.settledBefore(f.listed) {
+		return
+	}
+	f.running, f.phase = false, ""
+	f.done = f.started
+	f.last, f.took = now, now.Sub(f.begun)
+	if f.problem == "" {
+		f.valid = true
+	} else if f.need == "" {
+		f.need = "the last one was not complete"
+		f.failures++
+		f.retry = now.Add(backoff(f.failures, time.Duration(l.pair.Retry.Initial), time.Duration(l.pair.Retry.Max)))
+	}
+	if f.schedule != nil {
+		f.next = f.schedule.Next(now)
+	}
+	l.log.Info("full batch done", "elapsed", f.took, "entries", l.door.total, "differed", f.differs, "extraneous", f.extra)
+}
+
+// settledBefore reports whether every change from before t is on the backup. What is held or in the ledger does not
+// count: the state tells of it.
+func (l *loop) settledBefore(t time.Time) bool {
+	first, ok := l.oldest()
+	return !ok || first.After(t)
+}
+
+// fullWords says how far the full batch is.
+func (l *loop) fullWords() string {
+	f := &l.full
+	switch {
+	case !l.watch.ready:
+		return "the watch is not complete yet"
+	case !f.running:
+		return "source and backup are to be compared"
+	case f.phase == "compare":
+		return "source and backup are being compared"
+	case f.phase == "send" && f.job != nil:
+		p := f.job.progress
+		var b strings.Builder
+		fmt.Fprintf(&b, "the whole tree is being sent: %d %%, %d files", p.Percent, p.Files)
+		if p.ETA > 0 {
+			fmt.Fprintf(&b, ", about %v left", p.ETA.Round(time.Second))
+		}
+		return b.String()
+	default:
+		return "differences that were found are being sent"
+	}
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+// maxDrift bounds the drift that one verification names.
+const maxDrift = 100_000
+
+// verify compares the contents of both trees and tells what differs although nothing is on its way. With repair, what
+// differs is sent, and what is only on the backup goes to the door.
+func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error {
+	// Everything from before the call first, or it would look like drift.
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	type answer struct {
+		res   transfer.Result
+		items []transfer.Item
+	}
+	result := make(chan answer, 1)
+	busy := false
+	err := l.call(ctx, func(now time.Time) {
+		if busy = l.moving != nil; busy {
+			return
+		}
+		l.moving = map[string]struct{}{}
+		eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+		j := &job{kind: "verify", what: "everything", can: true, slow: true}
+		l.start(now, j, func(jobCtx context.Context) {
+			jobCtx, cancel := context.WithCancel(jobCtx)
+			defer cancel()
+			stop := context.AfterFunc(ctx, cancel) // nobody waits for the answer any more
+			defer stop()
+			r, err := openSource(eng, path, want)
+			if err != nil {
+				result <- answer{res: transfer.Result{Class: transfer.Unknown, Message: err.Error()}}
+				return
+			}
+			defer r.Close()
+			var a answer
+			a.res = eng.List(jobCtx, r, transfer.ListOptions{Checksum: true, Delete: true}, func(it transfer.Item) error {
+				if a.items = append(a.items, it); len(a.items) > maxDrift {
+					return transfer.ErrStop
+				}
+				return nil
+			})
+			result <- a
+		})
+	})
+	switch {
+	case err != nil:
+		return err
+	case busy:
+		return errors.New("another verification is running")
+	}
+	defer l.post(func(time.Time) { l.moving = nil })
+	var a answer
+	select {
+	case a = <-result:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.quit:
+		return errStopped
+	}
+	var drift []Drift
+	err = l.call(ctx, func(now time.Time) {
+		for _, it := range a.items {
+			if _, ok := l.moving[it.Path]; ok || l.q.Covers(it.Path) {
+				continue // it changed while we compared
+			}
+			d := Drift{Path: it.Path, What: "edited", Detail: it.What}
+			switch {
+			case it.Extraneous:
+				d.What = "added"
+				if repair && !a.res.Incomplete && l.door.enabled {
+					l.door.add(now, deletion{path: it.Path, first: now})
+				}
+			case it.New:
+				d.What = "missing"
+			}
+			if repair && !it.Extraneous {
+				l.q.Mark(now, it.Path, false)
+			}
+			drift = append(drift, d)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, d := range drift {
+		found(d)
+	}
+	if a.res.Class != transfer.Done && a.res.Class != transfer.Stopped {
+		return errors.New(a.res.Message)
+	}
+	if repair && len(drift) > 0 {
+		return l.wait(ctx)
+	}
+	return nil
+}
+
+func (l *loop) serveVerify(w http.ResponseWriter, r *http.Request) {
+	passed := make(chan error, 1)
+	enc := json.NewEncoder(w)
+	lines := make(chan Drift)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		passed <- l.verify(ctx, r.URL.Query().Get("repair") == "1", func(d Drift) {
+			select {
+			case lines <- d:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	w.Header().Set("Content-Type", "application/jsonl")
+	t := time.NewTicker(updateEvery)
+	defer t.Stop()
+	for {
+		var u Update
+		select {
+		case d := <-lines:
+			u.Drift = &d
+		case err := <-passed:
+			u.Done = err == nil
+			if err != nil {
+				u.Error = err.Error()
+			}
+		case <-t.C:
+			s, err := l.current(ctx)
+			if err != nil {
+				u.Error = err.Error()
+			}
+			u.Status = s
+		}
+		if err := enc.Encode(u); err != nil {
+			cancel()
+			<-passed
+			return
+		}
+		if f, ok := w.(http.Flusher); ok {
+			f.Flush()
+		}
+		if u.Done || u.Error != "" {
+			return
+		}
+	}
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sort"
+	"syscall"
+
+	"github.com/lockstep-sync/lockstep/agent/replicate"
+)
+
+// Where a packaged agent has its directories; see lockstep(8) FILES.
+const (
+	pairsDir   = "/etc/lockstep/pairs"
+	secretsDir = "/etc/lockstep/secrets"
+	stateRoot  = "/var/lib/lockstep"
+	runRoot    = "/run/lockstep"
+)
+
+// client talks to one agent over its status socket.
+type client struct {
+	name   string // of the pair, or its runtime directory
+	socket string
+	http   http.Client
+}
+
+func newClient(name, runtimeDir string) *client {
+	c := &client{name: name, socket: filepath.Join(runtimeDir, replicate.SocketName)}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", c.socket)
+		},
+	}
+	return c
+}
+
+// pairFlags are the flags of every command that talks to an agent.
+type pairFlags struct {
+	*flag.FlagSet
+	runtimeDir string
+}
+
+func newPairFlags(std stdio, name, args string) *pairFlags {
+	f := &pairFlags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
+	f.SetOutput(std.err)
+	f.StringVar(&f.runtimeDir, "runtime-dir", "", "runtime `directory` of a stand-alone agent")
+	f.Usage = func() {
+		fmt.Fprintf(std.err, "usage: lockstep %s %s\n", name, args)
+		f.PrintDefaults()
+	}
+	return f
+}
+
+// parse takes flags before and after the pair's name.
+func (f *pairFlags) parse(args []string) (name string, err error) {
+	if err := f.Parse(args); err != nil {
+		return "", flagError(err)
+	}
+	if f.NArg() > 0 {
+		name = f.Arg(0)
+		if err := f.Parse(f.Args()[1:]); err != nil {
+			return "", flagError(err)
+		}
+	}
+	if f.NArg() > 0 {
+		return "", usageError(fmt.Errorf("unexpected argument %q", f.Arg(0)))
+	}
+	if filepath.Base(name) != name && name != "" {
+		return "", usageError(fmt.Errorf("%q is not the name of a pair", name))
+	}
+	return name, nil
+}
+
+// flagError ends a command after package flag has said what is wrong.
+func flagError(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return &statusError{status: exitOK}
+	}
+	return &statusError{status: exitUsage}
+}
+
+func usageError(err error) error { return &statusError{exitUsage, err} }
+
+// one returns the client for the one agent that the arguments name: by name, by its runtime directory, or because it is
+// the only one on this host.
+func (f *pairFlags) one(args []string) (*client, error) {
+	name, err := f.parse(args)
+	if err != nil {
+		return nil, err
+	}
+	return f.client(name)
+}
+
+func (f *pairFlags) client(name string) (*client, error) {
+	switch {
+	case f.runtimeDir != "":
+		dir, err := filepath.Abs(f.runtimeDir)
+		if err != nil {
+			return nil, err
+		}
+		return newClient(dir, dir), nil
+	case name != "":
+		return newClient(name, filepath.Join(runRoot, name)), nil
+	}
+	switch all := agents(runRoot); len(all) {
+	case 0:
+		return nil, &statusError{exitNoAgent, fmt.Errorf("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
+	case 1:
+		return all[0], nil
+	default:
+		return nil, usageError(fmt.Errorf("%d agents run on this host: name one of them", len(all)))
+	}
+}
+
+// agents returns a client for every agent that has a socket below dir.
+func agents(dir string) []*client {
+	sockets, err := filepath.Glob(filepath.Join(dir, "*", replicate.SocketName))
+	if err != nil {
+		return nil // only for a malformed pattern
+	}
+	sort.Strings(sockets)
+	var out []*client
+	for _, s := range sockets {
+		out = append(out, newClient(filepath.Base(filepath.Dir(s)), filepath.Dir(s)))
+	}
+	return out
+}
+
+// do sends one request. The caller closes the body.
+func (c *client) do(ctx context.Context, method, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &statusError{exitNoAgent, fmt.Errorf("pair %q: %s: permission denied\nhint: run as root or as a member of group lockstep", c.name, c.socket)}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, &statusError{exitNoAgent, fmt.Errorf("pair %q: no agent answers at %s\nhint: systemctl status lockstep@%s", c.name, c.socket, filepath.Base(c.name))}
+	case err != nil:
+		return nil, &statusError{exitNoAgent, fmt.Errorf("pair %q: %w", c.name, err)}
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		var u replicate.Update
+		if err := json.NewDecoder(resp.Body).Decode(&u); err != nil || u.Error == "" {
+			u.Error = resp.Status
+		}
+		return nil, fmt.Errorf("pair %q: %s", c.name, u.Error)
+	}
+	return resp, nil
+}
+
+// get decodes one answer into v.
+func (c *client) get(ctx context.Context, method, path string, v any) error {
+	resp, err := c.do(ctx, method, path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
+		return fmt.Errorf("pair %q: answer of the agent: %w", c.name, err)
+	}
+	return nil
+}
+
+func (c *client) status(ctx context.Context) (replicate.Status, error) {
+	var s replicate.Status
+	return s, c.get(ctx, http.MethodGet, "/status", &s)
+}
+
+// stream calls each with every update until the agent is done.
+func (c *client) stream(ctx context.Context, path string, each func(replicate.Update)) error {
+	resp, err := c.do(ctx, http.MethodPost, path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	dec := json.NewDecoder(lines)
+	for {
+		var u replicate.Update
+		switch err := dec.Decode(&u); {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return &statusError{exitNoAgent, fmt.Errorf("pair %q: the agent ended", c.name)}
+		case err != nil:
+			return fmt.Errorf("pair %q: answer of the agent: %w", c.name, err)
+		}
+		if u.Error != "" {
+			return fmt.Errorf("pair %q: %s", c.name, u.Error)
+		}
+		each(u)
+		if u.Done {
+			return nil
+		}
+	}
+}
+
+// readPassword returns the second line of a password file, which may name the rsync user. Rsync reads only the first.
+func readPassword(name string) (user string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 0; lines.Scan(); n++ {
+		if n == 1 {
+			user = lines.Text()
+		}
+	}
+	return user, lines.Err()
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/replicate"
+)
+
+// runFiles says where an agent finds its things.
+type runFiles struct {
+	definition, password, state, runtime string
+}
+
+func runRun(ctx context.Context, std stdio, args []string) error {
+	f := flag.NewFlagSet("run", flag.ContinueOnError)
+	f.SetOutput(std.err)
+	var files runFiles
+	f.StringVar(&files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
+	f.StringVar(&files.password, "password-file", "", "rsync password `file` (default $CREDENTIALS_DIRECTORY/password or "+secretsDir+"/NAME)")
+	f.StringVar(&files.state, "state-dir", "", "state `directory` (default $STATE_DIRECTORY or "+stateRoot+"/NAME)")
+	f.StringVar(&files.runtime, "runtime-dir", "", "runtime `directory` (default $RUNTIME_DIRECTORY or "+runRoot+"/NAME)")
+	rsync := f.String("rsync", "", "rsync `binary` (default: the one in PATH)")
+	debug := f.Bool("debug", false, "log every transfer")
+	f.Usage = func() {
+		fmt.Fprint(std.err, "usage: lockstep run NAME\n       lockstep run --definition FILE --password-file FILE --state-dir DIR --runtime-dir DIR\n")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return flagError(err)
+	}
+	name := f.Arg(0)
+	switch {
+	case f.NArg() > 1:
+		return usageError(fmt.Errorf("unexpected argument %q", f.Arg(1)))
+	case name == "" && (files.definition == "" || files.password == "" || files.state == "" || files.runtime == ""):
+		return usageError(errors.New("run needs the name of a pair, or --definition, --password-file, --state-dir and --runtime-dir"))
+	}
+	if err := files.complete(name); err != nil {
+		return err
+	}
+	p, err := readDefinition(files.definition)
+	if err != nil {
+		return &statusError{exitConfig, err}
+	}
+	if name != "" && p.Name != name {
+		return &statusError{exitConfig, fmt.Errorf("%s: name is %q, want %q as the file is called", files.definition, p.Name, name)}
+	}
+	user, err := readPassword(files.password)
+	if err != nil {
+		return &statusError{exitConfig, fmt.Errorf("password of pair %q: %w", p.Name, err)}
+	}
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return err
+	}
+	agent, err := replicate.New(replicate.Options{
+		Pair:         p,
+		User:         user,
+		PasswordFile: files.password,
+		StateDir:     files.state,
+		RuntimeDir:   files.runtime,
+		Rsync:        *rsync,
+		Version:      version,
+		Log:          newLog(std.err, p.Name, *debug),
+		Notify:       notify(),
+		Watchdog:     watchdog,
+		Reload: func() (pair.Pair, string, error) {
+			p, err := readDefinition(files.definition)
+			if err != nil {
+				return p, "", err
+			}
+			user, err := readPassword(files.password)
+			return p, user, err
+		},
+	})
+	if err != nil {
+		return &statusError{exitConfig, err}
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-hup:
+				agent.Reload()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return agent.Run(ctx)
+}
+
+// complete fills what was not given, first from what systemd says, then from the packaged places.
+func (files *runFiles) complete(name string) error {
+	credentials := filepath.Join(secretsDir, name)
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		credentials = filepath.Join(dir, "password")
+	}
+	for _, d := range []struct {
+		path *string
+		env  string
+		or   string
+	}{
+		{&files.definition, "", filepath.Join(pairsDir, name+".yaml")},
+		{&files.password, "", credentials},
+		{&files.state, "STATE_DIRECTORY", filepath.Join(stateRoot, name)},
+		{&files.runtime, "RUNTIME_DIRECTORY", filepath.Join(runRoot, name)},
+	} {
+		if *d.path == "" {
+			*d.path = d.or
+			if dir := os.Getenv(d.env); d.env != "" && dir != "" {
+				// A unit may have several, separated by colons; ours is the first.
+				*d.path, _, _ = strings.Cut(dir, ":")
+			}
+		}
+		abs, err := filepath.Abs(*d.path)
+		if err != nil {
+			return err
+		}
+		*d.path = abs
+	}
+	return nil
+}
+
+func readDefinition(name string) (pair.Pair, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return pair.Pair{}, err
+	}
+	p, err := pair.Parse(data)
+	if err != nil {
+		return p, fmt.Errorf("%s:\n%w", name, err)
+	}
+	return p, nil
+}
+
+// newLog writes to standard error, which is the journal under systemd. The journal has a time of its own.
+func newLog(w io.Writer, pair string, debug bool) *slog.Logger {
+	opts := &slog.HandlerOptions{}
+	if debug {
+		opts.Level = slog.LevelDebug
+	}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, opts)).With("pair", pair)
+}
+
+// notify sends states to systemd, if it started us.
+func notify() func(string) {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
+	return func(state string) {
+		// Nobody can be told of an error: it is the service manager that does not listen.
+		_, _ = daemon.SdNotify(false, state)
+	}
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/replicate"
+)
+
+func runStatus(ctx context.Context, std stdio, args []string) error {
+	f := newPairFlags(std, "status", "[NAME] [--json] [--watch] [--runtime-dir DIR]")
+	asJSON := f.Bool("json", false, "print JSON")
+	live := f.Bool("watch", false, "a live view, until interrupted")
+	name, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	if name == "" && f.runtimeDir == "" && !*live {
+		return statusOfAll(ctx, std, *asJSON)
+	}
+	c, err := f.client(name)
+	if err != nil {
+		return err
+	}
+	if *live {
+		return watchStatus(ctx, std, c)
+	}
+	s, err := c.status(ctx)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		err = printJSON(std.out, s)
+	} else {
+		err = printStatus(std.out, s, time.Now())
+	}
+	if err != nil {
+		return err
+	}
+	return &statusError{status: stateStatus(s.State)}
+}
+
+// stateStatus is the exit status for a state.
+func stateStatus(s replicate.State) int {
+	switch s {
+	case replicate.InStep:
+		return exitOK
+	case replicate.Held:
+		return exitHeld
+	case replicate.Failing:
+		return exitFailing
+	case replicate.Starting, replicate.Behind, replicate.Degraded, replicate.Paused:
+		return exitNotInStep
+	}
+	return exitFailure
+}
+
+// severity orders exit statuses: the status of several pairs is the worst.
+func severity(status int) int {
+	for i, s := range []int{exitOK, exitNotInStep, exitHeld, exitFailing, exitNoAgent} {
+		if s == status {
+			return i
+		}
+	}
+	return 5
+}
+
+// statusOfAll prints a line for every agent on this host.
+func statusOfAll(ctx context.Context, std stdio, asJSON bool) error {
+	all := agents(runRoot)
+	if len(all) == 0 {
+		return &statusError{exitNoAgent, errors.New("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
+	}
+	worst := exitOK
+	list := []replicate.Status{}
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	if !asJSON {
+		fmt.Fprintln(w, "PAIR\tSTATE\tBACKLOG\tLAG\tHELD\tLEDGER\tREASON")
+	}
+	for _, c := range all {
+		s, err := c.status(ctx)
+		if err != nil {
+			fmt.Fprintf(std.err, "lockstep: %v\n", err)
+			worst = exitNoAgent
+			continue
+		}
+		list = append(list, s)
+		held := 0
+		if s.Held != nil {
+			held = s.Held.Count
+		}
+		if !asJSON {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%d\t%s\n", s.Pair, s.State, s.Backlog.Paths, lag(s), held, s.Ledger.Count, visible(s.Reason))
+		}
+		if st := stateStatus(s.State); severity(st) > severity(worst) {
+			worst = st
+		}
+	}
+	if asJSON {
+		if err := printJSON(std.out, list); err != nil {
+			return err
+		}
+	} else if err := w.Flush(); err != nil {
+		return err
+	}
+	return &statusError{status: worst}
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printer collects the first error, so that a page of output can be written line by line.
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) line(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+	}
+}
+
+func printStatus(w io.Writer, s replicate.Status, now time.Time) error {
+	p := &printer{w: w}
+	p.line("pair      %s", s.Pair)
+	p.line("state     %s since %s", s.State, ago(now, s.Since))
+	if s.Reason != "" {
+		p.line("          %s", visible(s.Reason))
+	}
+	if s.Hint != "" {
+		p.line("hint      %s", visible(s.Hint))
+	}
+	p.line("source    %s", visible(s.Source))
+	p.line("target    %s", s.Target)
+	if s.LastInStep != nil && s.State != replicate.InStep {
+		p.line("in step   last %s", ago(now, *s.LastInStep))
+	}
+	p.line("backlog   %s, lag %s", count(s.Backlog.Paths, "path"), lag(s))
+	for _, j := range s.InFlight {
+		p.line("running   %s", job(j, now))
+	}
+	if h := s.Held; h != nil {
+		p.line("held      %s on the backup since %s: %s", count(h.Count, "deletion"), ago(now, h.Since), h.Reason)
+		for _, path := range h.Paths {
+			p.line("          %s", visible(path))
+		}
+		if h.More > 0 {
+			p.line("          and %d more", h.More)
+		}
+	}
+	if s.Ledger.Count > 0 {
+		p.line("ledger    %s could not be sent", count(s.Ledger.Count, "path"))
+		for _, e := range s.Ledger.Entries {
+			side := "source"
+			if e.Remote {
+				side = "backup"
+			}
+			p.line("          %s: %s (%s); tried %d times since %s, next in %s", visible(e.Path), visible(e.Reason), side, e.Tries,
+				ago(now, e.Since), short(max(0, e.Next.Sub(now))))
+		}
+		if n := s.Ledger.Count - len(s.Ledger.Entries); n > 0 {
+			p.line("          and %d more", n)
+		}
+	}
+	watch := s.Watch.Backend
+	if s.Watch.Directories > 0 {
+		watch += fmt.Sprintf(", %d directories", s.Watch.Directories)
+	}
+	if !s.Watch.Ready {
+		watch += ", not complete yet"
+	}
+	if s.Watch.Reason != "" {
+		watch += " (" + s.Watch.Reason + ")"
+	}
+	p.line("watch     %s", visible(watch))
+	for _, f := range s.Watch.Faults {
+		p.line("          %s", visible(f))
+	}
+	p.line("full      %s", fullLine(s.Full, now))
+	p.line("sent      %s, %s, %s deleted", count(int(s.Counters.Files), "file"), size(s.Counters.Bytes), count(int(s.Counters.Deleted), "entry"))
+	if s.Latency.Count > 0 {
+		p.line("latency   median %s, 99 %% within %s", millis(s.Latency.P50), millis(s.Latency.P99))
+	}
+	p.line("versions  lockstep %s, rsync %s", s.Versions.Lockstep, s.Versions.Rsync)
+	return p.err
+}
+
+func fullLine(f replicate.FullStatus, now time.Time) string {
+	var parts []string
+	switch {
+	case f.Running && f.Phase == "send":
+		line := fmt.Sprintf("sending the whole tree, %d %%, %s", f.Percent, count(int(f.DoneFiles), "file"))
+		if f.ETASeconds > 0 {
+			line += ", about " + short(time.Duration(f.ETASeconds*float64(time.Second))) + " left"
+		}
+		parts = append(parts, line)
+	case f.Running && f.Phase == "compare":
+		parts = append(parts, "comparing both trees")
+	case f.Running:
+		parts = append(parts, "sending what differed")
+	}
+	if f.Last != nil {
+		parts = append(parts, fmt.Sprintf("last %s in %s, %s", ago(now, *f.Last), short(time.Duration(f.LastSeconds*float64(time.Second))), count(f.Entries, "entry")))
+	} else if !f.Running {
+		parts = append(parts, "none yet")
+	}
+	if f.Next != nil {
+		parts = append(parts, "next in "+short(max(0, f.Next.Sub(now))))
+	}
+	if f.Problem != "" {
+		parts = append(parts, visible(f.Problem))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func job(j replicate.JobStatus, now time.Time) string {
+	line := j.Kind + " " + visible(j.What)
+	if j.Bytes > 0 {
+		line += ", " + size(j.Bytes)
+	}
+	if j.Started.IsZero() {
+		return line + ", waiting"
+	}
+	if j.Percent > 0 {
+		line += fmt.Sprintf(", %d %% at %s", j.Percent, j.Rate)
+		if j.ETASeconds > 0 {
+			line += ", about " + short(time.Duration(j.ETASeconds*float64(time.Second))) + " left"
+		}
+	}
+	return line + ", for " + short(now.Sub(j.Started))
+}
+
+func count(n int, what string) string {
+	switch {
+	case n == 1:
+		return "1 " + what
+	case strings.HasSuffix(what, "y"):
+		return fmt.Sprintf("%d %sies", n, strings.TrimSuffix(what, "y"))
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func lag(s replicate.Status) string {
+	if s.LagSeconds == 0 {
+		return "0s"
+	}
+	return short(time.Duration(s.LagSeconds * float64(time.Second)))
+}
+
+// short rounds a duration to what a person wants to know.
+func short(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}
+
+func millis(seconds float64) string { return fmt.Sprintf("%.0f ms", seconds*1000) }
+
+func ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return short(max(0, now.Sub(t))) + " ago"
+}
+
+func size(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/unit, 0
+	for f >= unit && i < 4 {
+		f /= unit
+		i++
+	}
+	return fmt.Sprintf("%.1f %ciB", f, "KMGTP"[i])
+}
+
+// visible shows a file name, which may hold anything, without letting it talk to the terminal.
+func visible(s string) string {
+	clean := true
+	for _, r := range s {
+		if r < ' ' || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
+			clean = false
+			break
+		}
+	}
+	if clean {
+		return s
+	}
+	return fmt.Sprintf("%q", s)
+}
