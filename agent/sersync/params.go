@@ -182,6 +182,8 @@ func (im *importer) params(e *element, text string) {
 	}
 	for _, a := range archive {
 		switch {
+		case a.letter == 'p' && slices.ContainsFunc(opts, func(o option) bool { return o.name == "-A" || o.name == "--acls" }):
+			// rsync(1): --acls implies --perms.
 		case strings.IndexByte(letters, a.letter) >= 0:
 			im.note(e, setting+" "+a.long, Kept, "", "lockstep always gives it")
 		case a.off != nil:

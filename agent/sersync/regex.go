@@ -451,17 +451,7 @@ func sequencePatterns(s []token) []string {
 	var out []string
 	if len(s) > 0 && s[0].kind == anything && !has(s[1:], slash) {
 		// A bare name, and /sub/name alike: whatever comes before the rest.
-		rest := s[1:]
-		last := len(rest) - 1
-		switch {
-		case !has(rest, anything):
-			out = append(out, "*"+render(rest))
-		case last >= 0 && rest[last].kind == anything && !has(rest[:last], anything):
-			// What has the rest in its own name; what has it further up is below such a directory.
-			out = append(out, "*"+render(rest[:last])+"*")
-		default:
-			out = append(out, "/**"+render(rest))
-		}
+		out = append(out, anywhere(s[1:]))
 	} else {
 		if !has(s, slash) { // a bare name
 			name := slices.Clone(s)
@@ -484,6 +474,19 @@ func sequencePatterns(s []token) []string {
 	return out
 }
 
+// anywhere renders ** and a rest without slashes: as a pattern of names where it is one.
+func anywhere(rest []token) string {
+	last := len(rest) - 1
+	switch {
+	case !has(rest, anything):
+		return "*" + render(rest)
+	case rest[last].kind == anything && !has(rest[:last], anything):
+		// What has the rest in its own name; what has it further up is below such a directory.
+		return "*" + render(rest[:last]) + "*"
+	}
+	return "/**" + render(rest)
+}
+
 // rooted renders a path from the top of the tree, or nothing when no path looks so.
 func rooted(path []token, end string) []string {
 	path = merge(path)
@@ -494,6 +497,9 @@ func rooted(path []token, end string) []string {
 		if path[i].kind == slash && path[i+1].kind == slash {
 			return nil
 		}
+	}
+	if path[0].kind == anything && !has(path, slash) {
+		return []string{anywhere(path[1:]) + end}
 	}
 	return []string{"/" + render(path) + end}
 }
@@ -637,7 +643,12 @@ func simplify(patterns []string) []string {
 			return true // the same, but only as a directory
 		}
 		for _, tail := range []string{"/**", "/**/"} { // everything in a directory that is left out
-			if dir, ok := strings.CutSuffix(p, tail); ok && (slices.Contains(out, dir) || slices.Contains(out, dir+"/")) {
+			dir, ok := strings.CutSuffix(p, tail)
+			name := dir
+			if rest, deep := strings.CutPrefix(dir, "/**"); deep && !strings.Contains(rest, "/") {
+				name = "*" + rest
+			}
+			if ok && slices.ContainsFunc([]string{dir, dir + "/", name, name + "/"}, func(above string) bool { return slices.Contains(out, above) }) {
 				return true
 			}
 		}

@@ -177,7 +177,7 @@ func (r *Result) head(w *writer, p pair.Pair) {
 	for _, n := range r.about(p, "") {
 		if n.Outcome != Kept {
 			n.Pair = ""
-			w.comment(printable(n.String()))
+			w.comment(n.String())
 		}
 	}
 }
@@ -203,7 +203,7 @@ func (r *Result) body(w *writer, p pair.Pair, fields []leaf) {
 		}
 		for _, n := range r.about(p, l.path()) {
 			n.Field, n.Pair = "", ""
-			w.comment(printable(n.String()))
+			w.comment(n.String())
 		}
 		w.field(l)
 	}
@@ -235,7 +235,7 @@ func (w *writer) field(l leaf) {
 	}
 }
 
-// printable keeps a value of the file from breaking out of its comment.
+// printable keeps a value of the file from breaking out of its line, in a comment or on a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 || r == 0xfeff || !strconv.IsPrint(r) {

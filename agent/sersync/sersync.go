@@ -184,7 +184,7 @@ func setting(e *element) string {
 }
 
 func (im *importer) note(e *element, setting string, outcome Outcome, field, format string, args ...any) {
-	n := Note{Setting: setting, Outcome: outcome, Field: field, Text: fmt.Sprintf(format, args...)}
+	n := Note{Setting: printable(setting), Outcome: outcome, Field: field, Text: printable(fmt.Sprintf(format, args...))}
 	if e != nil {
 		n.Line = e.line
 	}
@@ -205,7 +205,13 @@ func (im *importer) one(e *element, name string, required bool) *element {
 	switch {
 	case len(found) == 0:
 		if required {
-			im.problem(e, "", fmt.Sprintf("<%s> has no <%s>", e.name, name), "sersync does not start without it")
+			hint := "sersync does not start without it"
+			for _, c := range e.children {
+				if sameLetters(c.name, strings.ToLower(name)) {
+					hint = fmt.Sprintf("write it for <%s> in line %d", c.name, c.line)
+				}
+			}
+			im.problem(e, "", fmt.Sprintf("<%s> has no <%s>", e.name, name), hint)
 		}
 		return nil
 	case len(found) > 1:
@@ -318,7 +324,7 @@ func (im *importer) filter(root *element) {
 	im.filterOn = true
 	for _, x := range expressions {
 		expression := im.attr(x, "expression")
-		name := fmt.Sprintf("filter/exclude %q", expression)
+		name := "filter/exclude " + expression
 		patterns, err := translate(expression)
 		guess := nearest(expression)
 		switch {
