@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/sersync"
+)
+
+// runImport is `lockstep import sersync`: pair definitions out of a confxml.xml on standard output, and on standard
+// error what became of each setting. It ends with exitFailure when a setting was refused or is missing, with
+// exitUsage, and no definition, when the file is one that sersync could not have run with.
+func runImport(_ context.Context, std stdio, args []string) error {
+	if len(args) == 0 || args[0] != "sersync" {
+		return &statusError{exitUsage, errors.New("import: want import sersync FILE")}
+	}
+	flags := flag.NewFlagSet("import sersync", flag.ContinueOnError)
+	flags.SetOutput(std.err)
+	as := flags.String("as", string(sersync.YAML), "write `FORMAT`: yaml, terraform or ansible")
+	dir := flags.String("dir", "", "write each definition to NAME.yaml in this `DIRECTORY`, over no existing file")
+	opts := sersync.Options{BackupPaths: map[string]string{}}
+	flags.StringVar(&opts.SourceHost, "source-host", "", "the `HOST` that sersync runs on")
+	flags.Func("backup-path", "the directory of rsync module MODULE on the backup host, as rsyncd.conf there has it: `[MODULE=]DIRECTORY`; may be given several times", func(s string) error {
+		module, path, named := strings.Cut(s, "=")
+		if !named || strings.HasPrefix(s, "/") {
+			module, path = "", s
+		}
+		if !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("%q is not an absolute path", path)
+		}
+		opts.BackupPaths[module] = path
+		return nil
+	})
+	flags.Usage = func() {
+		fmt.Fprintf(std.err, "usage: lockstep import sersync FILE [OPTIONS]\n"+
+			"FILE is sersync's confxml.xml, or - for standard input.\n")
+		flags.PrintDefaults()
+	}
+	files, err := parseMixed(flags, args[1:])
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil
+	case err != nil:
+		return &statusError{exitUsage, nil} // flag has said what is wrong
+	case len(files) != 1:
+		return &statusError{exitUsage, errors.New("import sersync: want one FILE")}
+	case !slices.Contains(sersync.Formats, sersync.Format(*as)):
+		return &statusError{exitUsage, fmt.Errorf("import sersync: --as %s: there are yaml, terraform and ansible", *as)}
+	case *dir != "" && *as != string(sersync.YAML):
+		return &statusError{exitUsage, errors.New("import sersync: --dir is for --as yaml")}
+	}
+	data, err := readInput(std, files[0])
+	if err != nil {
+		return &statusError{exitUsage, err}
+	}
+	result, err := sersync.Parse(data, opts)
+	if err != nil {
+		return &statusError{exitUsage, inFile(files[0], err)}
+	}
+	for _, note := range result.Notes {
+		fmt.Fprintf(std.err, "%s: %s\n", files[0], note)
+	}
+	if *dir != "" {
+		err = writeDefinitions(std, *dir, result)
+	} else {
+		var text string
+		if text, err = result.Render(sersync.Format(*as)); err == nil {
+			_, err = io.WriteString(std.out, text)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if result.Complete() {
+		return nil
+	}
+	refused, missing := 0, 0
+	for _, note := range result.Notes {
+		switch note.Outcome {
+		case sersync.Refused:
+			refused++
+		case sersync.Missing:
+			missing++
+		}
+	}
+	msg := fmt.Sprintf("%s: %d refused, %d missing", files[0], refused, missing)
+	if missing > 0 {
+		msg += "\nhint: --source-host and --backup-path say what confxml.xml does not"
+	}
+	return &statusError{exitFailure, errors.New(msg)}
+}
+
+// parseMixed parses flags that may stand before, between and after the other arguments.
+func parseMixed(flags *flag.FlagSet, args []string) ([]string, error) {
+	var rest []string
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			return rest, nil
+		}
+		if n := len(args) - flags.NArg(); n > 0 && args[n-1] == "--" {
+			return append(rest, flags.Args()...), nil
+		}
+		rest = append(rest, flags.Arg(0))
+		args = flags.Args()[1:]
+	}
+}
+
+// maxInput is more than any definition or confxml.xml has; the parsers refuse less.
+const maxInput = 16 << 20
+
+func readInput(std stdio, file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(io.LimitReader(std.in, maxInput))
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return io.ReadAll(io.LimitReader(f, maxInput))
+}
+
+// inFile puts the file's name in front of each problem.
+func inFile(file string, err error) error {
+	var problems pair.Problems
+	if !errors.As(err, &problems) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	lines := make([]string, len(problems))
+	for i, p := range problems {
+		lines[i] = file + ": " + p.String()
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+// writeDefinitions writes each definition to a file of its own. Everything is checked before anything is written.
+func writeDefinitions(std stdio, dir string, result *sersync.Result) error {
+	for _, p := range result.Pairs {
+		file := filepath.Join(dir, p.Name+".yaml")
+		if _, err := os.Lstat(file); err == nil {
+			return fmt.Errorf("%s is there already\nhint: move it away, or give another --dir", file)
+		}
+	}
+	for i, p := range result.Pairs {
+		one := &sersync.Result{Pairs: result.Pairs[i : i+1], Notes: result.Notes}
+		text, err := one.Render(sersync.YAML)
+		if err != nil {
+			return err
+		}
+		file := filepath.Join(dir, p.Name+".yaml")
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(f, text)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(std.out, file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
