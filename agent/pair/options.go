@@ -115,6 +115,16 @@ var refusedOption = []struct{ names, msg, hint string }{
 	{"--stop-after --time-limit --stop-at", "a batch would be cut short", ""},
 }
 
+// CheckOption tells whether `transfer.options` may hold an option. It returns the option's full name, and the
+// problem with it or nil.
+func CheckOption(option string) (name string, problem *Problem) {
+	name, msg, hint := checkOption(option)
+	if msg != "" {
+		return name, &Problem{Path: "transfer.options", Msg: msg, Hint: hint}
+	}
+	return name, nil
+}
+
 // checkOption returns the option's full name, or what is wrong with it.
 func checkOption(s string) (name, msg, hint string) {
 	name, value, hasValue := strings.Cut(s, "=")

@@ -286,10 +286,10 @@ func (v *validator) excludes(path string, list []string) {
 		case strings.HasPrefix(pattern, "- "):
 			v.add(at, fmt.Sprintf("%q is a filter rule to rsync", pattern), "write "+strconv.Quote(pattern[2:]))
 		case strings.HasPrefix(pattern, "+ "):
-			v.add(at, fmt.Sprintf("%q would include, not exclude", pattern), "move it to filter; the first rule that matches wins")
+			v.add(at, fmt.Sprintf("%q would include, not exclude", pattern), "exclude comes before filter; write this and what it is an exception from in filter, in that order")
 		case strings.HasPrefix(pattern, "!"):
 			v.add(at, fmt.Sprintf("%q: rsync has no ! in front of a pattern, and ! alone clears the list", pattern),
-				"to include again, write "+strconv.Quote("+ "+strings.TrimSpace(pattern[1:]))+" in filter; for a name that begins with !, write ? in its place")
+				"to include again, write "+strconv.Quote("+ "+strings.TrimSpace(pattern[1:]))+" and after it what it is an exception from in filter; for a name that begins with !, write ? in its place")
 		case strings.HasPrefix(pattern, "./"):
 			v.add(at, fmt.Sprintf("%q matches nothing: rsync has no ./ in the names it compares", pattern), "write "+strconv.Quote(pattern[1:]))
 		}
