@@ -112,15 +112,17 @@ func (s *session) run(ctx context.Context) error {
 		if err != nil {
 			return stop("", err.Error(), "wait for it to end, then try again")
 		}
-		defer func() { unlock(len(s.rec.Pairs) == 0) }()
+		// The last one to leave takes the lock's file along.
+		defer func() { unlock(s.rec.Key != nil && len(s.rec.Pairs) == 0) }()
 	}
-	var err error
-	if s.rec, err = loadRecord(s.m.Files); err != nil {
+	if rec, err := loadRecord(s.m.Files); err == nil {
+		s.rec = rec
+	} else {
 		return stop("definition", err.Error(), "move "+plan.RecordFile+" away and apply every pair of this host again")
 	}
 	defer func() { s.reply.Remaining = len(s.rec.Pairs) }()
 
-	if s.cmd.Verb == plan.Destroy {
+	if s.cmd.Verb == plan.Destroy || s.cmd.Verb == plan.Plan && s.req.Absent {
 		return s.destroy(ctx)
 	}
 	if s.role == plan.Source {

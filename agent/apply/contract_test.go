@@ -351,7 +351,15 @@ func TestDestroyLeavesNothingOfOursAndAllOfTheRest(t *testing.T) {
 		mustExchange(t, m, plan.Request{Pair: dataPair()})
 		h.Put("/backup/data/file", "data")
 		for i, role := range order {
+			asItWas := h.Snapshot()
+			foretold := mustRun(t, m.source, plan.Plan, role, plan.Request{Pair: plan.Definition{Name: "data"}, Absent: true})
+			if diff := cmp.Diff(asItWas, h.Snapshot()); diff != "" {
+				t.Errorf("plan changed something (-before +after):\n%s", diff)
+			}
 			reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}})
+			if diff := cmp.Diff(reply.Changes, foretold.Changes); diff != "" {
+				t.Errorf("plan foretold something else than destroy did (-did +foretold):\n%s", diff)
+			}
 			if !reply.Changed || reply.Remaining != 1-i {
 				t.Errorf("destroy of %s: changed %v, %d remain", role, reply.Changed, reply.Remaining)
 			}

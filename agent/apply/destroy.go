@@ -69,8 +69,15 @@ func (s *session) destroy(ctx context.Context) error {
 		current.User = &plan.User{Name: unit.User, Exists: exists}
 	}
 	_, recorded := s.rec.Pairs[name][s.role]
+	steps := plan.Diff(current, plan.State{})
+	if s.cmd.Verb == plan.Plan {
+		s.reply.Exists = recorded
+		s.reply.Changes = plan.Changes(steps)
+		s.reply.Changed = len(s.reply.Changes) > 0
+		return nil
+	}
 	// The record goes last: until then, a second destroy finds the pair again.
-	if err := s.execute(ctx, plan.Diff(current, plan.State{}), current); err != nil {
+	if err := s.execute(ctx, steps, current); err != nil {
 		return err
 	}
 	for p := range gone {

@@ -47,6 +47,8 @@ type Request struct {
 	Prepare bool `json:"prepare,omitempty"`
 	// Rotate makes a new password generation even though a valid one exists (backup role only).
 	Rotate bool `json:"rotate,omitempty"`
+	// Absent makes `plan` answer what `destroy` would do. It needs the pair's name only, as destroy does.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // Reply is what the host binary answers on standard output.

@@ -51,6 +51,9 @@ func ParseRequest(data []byte, verb Verb) (Request, pair.Problems) {
 			Hint: "install the same version of lockstep on both sides"}}
 	}
 	req := wire.Request
+	if verb == Plan && req.Absent {
+		verb = Destroy
+	}
 	var problems pair.Problems
 	req.Pair, problems = parsePair(wire.Pair, verb)
 	return req, problems

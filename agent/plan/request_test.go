@@ -34,6 +34,9 @@ func TestRequestTakesEveryForm(t *testing.T) {
 			t.Errorf("%s: written as %s, read back with %v", name, again, problems)
 		}
 	}
+	if req, problems := plan.ParseRequest([]byte(`{"protocol":1,"absent":true,"pair":{"name":"data"}}`), plan.Plan); len(problems) > 0 || req.Pair.Name != "data" {
+		t.Errorf("plan of absence by name: %+v, %v", req, problems)
+	}
 	for _, verb := range []plan.Verb{plan.Read, plan.Destroy} {
 		req, problems := plan.ParseRequest([]byte(`{"protocol":1,"pair":{"name":"data"}}`), verb)
 		if len(problems) > 0 || req.Pair.Name != "data" {
