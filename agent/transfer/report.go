@@ -104,7 +104,7 @@ var (
 	absentParent   = regexp.MustCompile(`^WARNING: parent dir is absent in the file list: `)
 	stoppedLine    = regexp.MustCompile(`^Deletions stopped due to --max-delete limit \((\d+) skipped\)$`)
 	summaryLine    = regexp.MustCompile(`^rsync (?:error|warning): .* \(code \d+\) at `)
-	tempName       = regexp.MustCompile(`^\.(.+)\.[A-Za-z0-9]{6}$`)
+	tempName       = regexp.MustCompile(`(?s)^\.(.+)\.[A-Za-z0-9]{6}$`)
 )
 
 // The errnos that decide something; in the numbers of Linux, which the rsync that prints them has.

@@ -233,6 +233,7 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 
 	res := Result{Status: status, Stats: stats, Stderr: rep.stderr.String(), Elapsed: time.Since(began)}
 	res.Failed = rep.Failed
+	slices.SortFunc(res.Failed, func(a, b PathFailure) int { return strings.Compare(a.Path, b.Path) })
 	res.Changed = keys(rep.changed)
 	res.Blocked = keys(rep.blocked)
 	res.Kept = keys(rep.kept)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -45,7 +46,8 @@ func Daemon(tb testing.TB, opts Options) *Server {
 			tb.Error(err)
 		}
 		if tb.Failed() {
-			tb.Logf("rsyncd log:\n%s", s.Log())
+			lines := strings.SplitAfter(s.Log(), "\n")
+			tb.Logf("end of the rsyncd log:\n%s", strings.Join(lines[max(0, len(lines)-30):], ""))
 		}
 	})
 	return s
