@@ -373,7 +373,8 @@ func TestRsyncTakesWhatValidateTakes(t *testing.T) {
 	t.Logf("%s", strings.SplitN(string(version), "\n", 2)[0])
 	src, dst := t.TempDir(), t.TempDir()
 	run := func(options ...string) ([]byte, error) {
-		args := append([]string{"-a"}, options...)
+		// Beside what transfer always gives: rsync refuses some combinations.
+		args := append([]string{"-a", "--partial-dir=.x", "--relative", "--numeric-ids", "--modify-window=-1"}, options...)
 		return exec.Command(rsync, append(args, src+"/", dst+"/")...).CombinedOutput()
 	}
 	var together []string // all that do not exclude each other, in one run
