@@ -467,6 +467,7 @@ func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 			f.Dirs[p] = d
 		}
 	}
+	f.Fanotify = f.Fanotify && q.Fanotify != ""
 	if q.CountIn != "" {
 		f.Count, f.CountAll = h.Count, true
 	}

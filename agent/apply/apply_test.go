@@ -1,0 +1,628 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-sync/lockstep/agent/apply"
+	"github.com/lockstep-sync/lockstep/agent/host"
+	"github.com/lockstep-sync/lockstep/agent/internal/hosttest"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/rsyncd"
+)
+
+// secretsOf reads the secrets file of a backup host and the secret of a source host.
+func secretsOf(t *testing.T, h *hosttest.Host, name string) []plan.Secret {
+	t.Helper()
+	secrets, err := rsyncd.ParseSecrets(h.Files[plan.SecretsFile(name)].Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secrets
+}
+
+func secretOf(t *testing.T, h *hosttest.Host, name string) plan.Secret {
+	t.Helper()
+	s, ok := plan.ParseSecretData(h.Files[plan.SecretFile(name)].Data)
+	if !ok {
+		t.Fatal("no secret")
+	}
+	return s
+}
+
+func users(secrets []plan.Secret) string {
+	var names []string
+	for _, s := range secrets {
+		names = append(names, s.User)
+	}
+	return strings.Join(names, " ")
+}
+
+func TestRotationKeepsTheOldPasswordUntilTheSourceHasSwitched(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	p := dataPair()
+	mustExchange(t, m, plan.Request{Pair: p})
+	old := secretOf(t, source, "data")
+	key := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Prepare: true}).PublicKey
+
+	rotated := mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Rotate: true, Recipient: key})
+	if got := users(secretsOf(t, backup, "data")); got != "lockstep-1 lockstep-2" {
+		t.Fatalf("accepted: %s", got)
+	}
+	if secretsOf(t, backup, "data")[0] != old {
+		t.Error("the old password changed")
+	}
+	if !strings.Contains(string(backup.Files[plan.ModuleFile("data")].Data), "auth users = lockstep-1, lockstep-2\n") {
+		t.Error("the module does not accept both")
+	}
+	if words := rotated.Checks["secrets"]; !strings.Contains(words, "lockstep-1 is still accepted") {
+		t.Errorf("check of secrets: %q", words)
+	}
+	// A front end that died here: nothing is dropped by a later apply without, or with the old, fingerprint.
+	mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Fingerprint: mustRun(t, m.source, plan.Read, plan.Source, plan.Request{Pair: p}).Fingerprint})
+	if got := users(secretsOf(t, backup, "data")); got != "lockstep-1 lockstep-2" {
+		t.Fatalf("accepted: %s", got)
+	}
+	switched := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, SealedPassword: rotated.SealedPassword})
+	if got := secretOf(t, source, "data"); got.User != "lockstep-2" || got.Password == old.Password {
+		t.Errorf("the source has %s", got)
+	}
+	if switched.Fingerprint != rotated.Fingerprint {
+		t.Errorf("fingerprints %s and %s", switched.Fingerprint, rotated.Fingerprint)
+	}
+	done := mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Fingerprint: switched.Fingerprint})
+	if got := users(secretsOf(t, backup, "data")); got != "lockstep-2" || !done.Changed {
+		t.Errorf("accepted: %s", got)
+	}
+	inSync(t, m, p)
+	if changes := mustExchange(t, m, plan.Request{Pair: p}); len(changes) > 0 {
+		t.Errorf("changed again: %v", changes)
+	}
+}
+
+func TestASourceThatLostItsSecretGetsTheSameOneAgain(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	before := secretOf(t, source, "data")
+	source.Remove("/etc/lockstep")
+	source.Remove("/var/lib/lockstep/host.key")
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	if got := secretOf(t, source, "data"); got != before {
+		t.Errorf("now %s", got)
+	}
+	if got := users(secretsOf(t, backup, "data")); got != "lockstep-1" {
+		t.Errorf("accepted: %s", got)
+	}
+	inSync(t, m, dataPair())
+}
+
+func TestPasswordOfTheUser(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	p := dataPair()
+	mustExchange(t, m, plan.Request{Pair: p, Password: "correct horse"})
+	if s := secretOf(t, source, "data"); s.Password != "correct horse" || s.User != "lockstep-1" {
+		t.Errorf("the source has %s", s)
+	}
+	for _, req := range []plan.Request{{Pair: p, Password: "correct horse"}, {Pair: p}} {
+		if changes := mustExchange(t, m, req); len(changes) > 0 {
+			t.Errorf("changed again: %v", changes)
+		}
+	}
+	mustExchange(t, m, plan.Request{Pair: p, Password: "battery staple"})
+	if s := secretOf(t, source, "data"); s.Password != "battery staple" || s.User != "lockstep-2" {
+		t.Errorf("the source has %s", s)
+	}
+	if got := users(secretsOf(t, backup, "data")); got != "lockstep-2" {
+		t.Errorf("accepted: %s", got)
+	}
+	// Without a relay, both sides count alike.
+	for _, role := range []plan.Role{plan.Backup, plan.Source} {
+		mustRun(t, m.on(role), plan.Apply, role, plan.Request{Pair: p, Password: "tr0ub4dor"})
+	}
+	if s := secretOf(t, source, "data"); s.User != "lockstep-3" || s.Password != "tr0ub4dor" {
+		t.Errorf("the source has %s", s)
+	}
+	reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Password: "line\nbreak"})
+	if len(reply.Problems) == 0 || strings.Contains(fmt.Sprint(reply), "break") && !strings.Contains(problems(reply).Error(), "line break") {
+		t.Errorf("a password with a line break: %+v", reply)
+	}
+}
+
+func TestOtherPasswordOnTheOtherSideIsSeen(t *testing.T) {
+	t.Parallel()
+	_, _, m := two()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	for role, object := range map[plan.Role]string{plan.Source: "secret", plan.Backup: "secrets"} {
+		reply := mustRun(t, m.on(role), plan.Read, role, plan.Request{Pair: dataPair(), Fingerprint: "0123"})
+		if !strings.Contains(reply.Checks[object], "has another password") {
+			t.Errorf("%s: %q", role, reply.Checks[object])
+		}
+	}
+}
+
+func TestSealedPasswordOpensForOnePairOnOneHostOnly(t *testing.T) {
+	t.Parallel()
+	source, _, m := two()
+	p, mail := dataPair(), definition("mail")
+	key := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Prepare: true}).PublicKey
+	box := mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: key}).SealedPassword
+	for name, req := range map[string]plan.Request{
+		"of another pair": {Pair: mail, SealedPassword: box},
+		"damaged":         {Pair: p, SealedPassword: box[:40] + "A" + box[41:]},
+		"not base64":      {Pair: p, SealedPassword: "%"},
+		"other password":  {Pair: p, SealedPassword: box, Password: "correct horse"},
+	} {
+		before := source.Changes()
+		reply := run(m.source, plan.Apply, plan.Source, req)
+		if len(reply.Problems) != 1 || reply.Problems[0].Path != "secret" || source.Changes() != before {
+			t.Errorf("%s: %+v", name, reply.Problems)
+		}
+	}
+	other, _, otherHosts := two()
+	mustRun(t, otherHosts.source, plan.Apply, plan.Source, plan.Request{Pair: p, Prepare: true})
+	if reply := run(otherHosts.source, plan.Apply, plan.Source, plan.Request{Pair: p, SealedPassword: box}); len(reply.Problems) != 1 {
+		t.Errorf("on another host: %+v", reply)
+	}
+	if _, ok := other.Files[plan.SecretFile("data")]; ok {
+		t.Error("another host has the secret")
+	}
+	if reply := run(m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: "AAAA"}); len(reply.Problems) != 1 {
+		t.Errorf("bad recipient: %+v", reply)
+	}
+}
+
+// No reply holds a password: replies end in state files, logs and terminals.
+func TestNoReplyHoldsAPassword(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	p := dataPair()
+	var replies []plan.Reply
+	collect := func(req plan.Request) {
+		rs, err := exchange(m, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replies = append(replies, rs...)
+		for _, role := range []plan.Role{plan.Source, plan.Backup} {
+			for _, verb := range []plan.Verb{plan.Read, plan.Plan} {
+				replies = append(replies, run(m.on(role), verb, role, req))
+			}
+		}
+	}
+	words := map[string]bool{}
+	remember := func() {
+		for _, s := range append(secretsOf(t, backup, "data"), secretOf(t, source, "data")) {
+			words[s.Password], words[s.Key] = true, true
+		}
+	}
+	collect(plan.Request{Pair: p})
+	remember()
+	source.Edit(plan.SecretFile("data"), func(string) string { return "tampered with\nlockstep-1\n" })
+	backup.Edit(plan.SecretsFile("data"), func(string) string { return "lockstep-1:tampered with\n" })
+	words["tampered with"] = true
+	collect(plan.Request{Pair: p, Rotate: true})
+	remember()
+	collect(plan.Request{Pair: p, Password: "correct horse"})
+	remember()
+	source.Before = func(what string) error {
+		if strings.HasPrefix(what, "restart") {
+			return errors.New("disk on fire")
+		}
+		return nil
+	}
+	replies = append(replies, run(m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Password: "battery staple"}))
+	words["battery staple"] = true
+	for _, r := range replies {
+		text, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for word := range words {
+			if strings.Contains(string(text), word) {
+				t.Errorf("a reply holds a secret: %s", text)
+			}
+		}
+	}
+	if len(words) < 6 {
+		t.Errorf("only %d secrets were looked for", len(words))
+	}
+}
+
+// problem is one that a host has, and what the message has to name.
+type problem struct {
+	name  string
+	role  plan.Role
+	pair  plan.Definition
+	host  func(*hosttest.Host)
+	field string
+	words []string
+}
+
+func hostProblems() []problem {
+	data := dataPair()
+	with := func(lines ...string) plan.Definition { return definition("data", lines...) }
+	from := func(old, now string) plan.Definition {
+		text := strings.Replace(string(data.Render()), old, now, 1)
+		p, err := plan.ParseDefinition([]byte(text))
+		if err != nil {
+			panic(err)
+		}
+		return p
+	}
+	mail := func(h *hosttest.Host) {
+		m := h.Machine()
+		if _, err := exchange(machines{m, m}, plan.Request{Pair: definition("mail")}); err != nil {
+			panic(err)
+		}
+	}
+	none := func(*hosttest.Host) {}
+	around := dataPair()
+	around.Source.Path, around.Backup.Path = "/backup", "/vault"
+	listens := func(l host.Listener) func(*hosttest.Host) {
+		return func(h *hosttest.Host) { h.Listeners[8730] = l }
+	}
+	return []problem{
+		{"not root", plan.Source, data, func(h *hosttest.Host) { h.Facts.Root = false }, "", []string{"needs root", "sudo lockstep"}},
+		{"no systemd", plan.Backup, data, func(h *hosttest.Host) { h.Facts.Systemd = false }, "", []string{"systemd does not run"}},
+		{"no rsync on Debian", plan.Source, data, func(h *hosttest.Host) { h.Facts.Rsync = host.Rsync{} }, "service", []string{"rsync is not installed", "apt-get install rsync"}},
+		{"no rsync on Fedora", plan.Backup, data, func(h *hosttest.Host) {
+			h.Facts.Rsync, h.Facts.OS = host.Rsync{}, map[string]string{"ID": "rocky", "ID_LIKE": "rhel centos fedora"}
+		}, "daemon", []string{"rsync is not installed", "dnf install rsync"}},
+		{"old rsync", plan.Source, data, func(h *hosttest.Host) { h.Facts.Rsync.Version = "3.0.9" }, "service", []string{"3.0.9", "3.1.3"}},
+		{"broken rsync", plan.Backup, data, func(h *hosttest.Host) {
+			h.Facts.Rsync = host.Rsync{Path: "/usr/bin/rsync", Version: "3.4.3", Fault: "does not delete"}
+		}, "daemon", []string{"3.4.3", "does not delete"}},
+		{"binary of a user", plan.Source, data, func(h *hosttest.Host) { h.Facts.Untrusted = "/home/x/lockstep belongs to x" }, "unit", []string{"/home/x/lockstep", "install -m 0755"}},
+		{"no source directory", plan.Source, data, func(h *hosttest.Host) { h.Remove("/srv/data") }, "source.path", []string{"/srv/data does not exist"}},
+		{"source is a file", plan.Source, data, func(h *hosttest.Host) { h.Put("/srv/data", "") }, "source.path", []string{"/srv/data is not a directory"}},
+		{"unknown uid", plan.Backup, from("uid: root", "uid: nobody-here"), none, "backup.uid", []string{`no user "nobody-here"`}},
+		{"unknown gid", plan.Backup, from("gid: root", "gid: nobody-here"), none, "backup.gid", []string{`no group "nobody-here"`}},
+		{"unresolvable source", plan.Backup, from("address: 127.0.0.1", "address: no-such-host"), none, "source.address", []string{`"no-such-host"`, "IP address"}},
+		{"port taken by the system's rsync", plan.Backup, data, listens(host.Listener{PID: 7, Command: "rsync", Unit: "rsync.service"}), "backup.port", []string{"port 8730", "rsync.service", "systemctl disable --now rsync.service"}},
+		{"port taken", plan.Backup, data, listens(host.Listener{PID: 7, Command: "nginx"}), "backup.port", []string{"nginx (process 7)", "backup.port"}},
+		{"path exported by the system's rsync", plan.Backup, data, func(h *hosttest.Host) { h.Put("/etc/rsyncd.conf", "[old]\npath = /backup/data/\n") }, "backup.path", []string{`module "old" in /etc/rsyncd.conf`}},
+		{"path below an exported one", plan.Backup, data, func(h *hosttest.Host) {
+			h.Put("/etc/rsyncd.conf", "&include /etc/rsyncd.d\n")
+			h.Mkdir("/etc/rsyncd.d")
+			h.Put("/etc/rsyncd.d/all.conf", "[all]\npath = /backup\n")
+		}, "backup.path", []string{`module "all" in /etc/rsyncd.d/all.conf has path /backup`}},
+		{"path above an exported one", plan.Backup, data, func(h *hosttest.Host) { h.Put("/etc/rsyncd.conf", "[sub]\npath = /backup/data/sub\n") }, "backup.path", []string{"/backup/data/sub"}},
+		{"module of the admin's in our daemon", plan.Backup, data, func(h *hosttest.Host) {
+			h.Mkdir("/etc/lockstep")
+			h.Mkdir("/etc/lockstep/rsyncd.d")
+			h.Put("/etc/lockstep/rsyncd.d/own.conf", "[data]\npath = /own\n")
+		}, "backup.module", []string{"/etc/lockstep/rsyncd.d/own.conf"}},
+		{"directory of another pair", plan.Backup, from("path: /backup/data", "path: /backup/mail"), mail, "backup.path", []string{`pair "mail"`, "/backup/mail"}},
+		{"directory inside another pair's", plan.Backup, from("path: /backup/data", "path: /backup/mail/x"), mail, "backup.path", []string{`pair "mail"`}},
+		{"directory around another pair's", plan.Backup, from("path: /backup/data", "path: /backup"), mail, "backup.path", []string{`pair "mail"`}},
+		{"module of another pair", plan.Backup, from("module: data", "module: mail"), mail, "backup.module", []string{`pair "mail"`}},
+		{"port of another pair differs", plan.Backup, from("port: 8730", "port: 9999"), mail, "backup.port", []string{`port 8730, for pair "mail"`}},
+		{"backup inside another pair's source", plan.Backup, from("path: /backup/data", "path: /srv/mail/backup"), mail, "backup.path", []string{`source directory of pair "mail"`}},
+		{"source around another pair's backup", plan.Source, around, func(h *hosttest.Host) { mail(h); h.Mkdir("/backup") }, "source.path", []string{`backup directory of pair "mail"`}},
+		{"backup is a symbolic link", plan.Backup, data, func(h *hosttest.Host) {
+			h.Dirs = map[string]host.Dir{"/backup/data": {Exists: true, IsDir: true, Symlink: true}}
+		}, "backup.path", []string{"symbolic link"}},
+		{"backup is a file", plan.Backup, data, func(h *hosttest.Host) { h.Mkdir("/backup"); h.Put("/backup/data", "") }, "backup.path", []string{"not a directory"}},
+		{"backup on a read-only filesystem", plan.Backup, data, func(h *hosttest.Host) {
+			h.Dirs = map[string]host.Dir{"/backup/data": {ReadOnly: true}}
+		}, "backup.path", []string{"read-only"}},
+		{"path that rsyncd.conf cannot hold", plan.Backup, from("path: /backup/data", `path: "/backup/%RSYNC_PID%"`), none, "backup.path", []string{"%RSYNC_PID%"}},
+		{"reserved module", plan.Backup, from("module: data", "module: DEFAULT"), none, "backup.module", []string{"reserved"}},
+		{"no password yet", plan.Source, with("paused: true"), none, "secret", []string{"there is no password yet", "sealed_password"}},
+	}
+}
+
+func TestProblemsOfAHostNameObjectAndRemedyAndChangeNothing(t *testing.T) {
+	t.Parallel()
+	for _, tc := range hostProblems() {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			h, m := one()
+			tc.host(h)
+			before, count := h.Snapshot(), h.Changes()
+			for _, verb := range []plan.Verb{plan.Plan, plan.Apply} {
+				req := plan.Request{Pair: tc.pair}
+				if tc.role == plan.Source && tc.name != "no password yet" {
+					req.Password = "correct horse"
+				}
+				reply := run(m.source, verb, tc.role, req)
+				if tc.name == "no password yet" && verb == plan.Plan {
+					continue // apply of the backup role will bring it
+				}
+				if len(reply.Problems) != 1 || reply.Problems[0].Path != tc.field {
+					t.Fatalf("%s: %v", verb, problems(reply))
+				}
+				for _, word := range tc.words {
+					if text := reply.Problems[0].String(); !strings.Contains(text, word) {
+						t.Errorf("%s: %q lacks %q", verb, text, word)
+					}
+				}
+				if verb == plan.Apply && (reply.Changed || len(reply.Changes) > 0) {
+					t.Errorf("changes: %v", reply.Changes)
+				}
+			}
+			if n := h.Changes() - count; n > 1 || !slices.Equal(before, h.Snapshot()) {
+				t.Errorf("%d changes were made", n)
+			}
+		})
+	}
+}
+
+func TestUnreachableModuleStopsTheSourceBeforeAnyChange(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	p := dataPair()
+	key := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Prepare: true}).PublicKey
+	box := mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: key}).SealedPassword
+	before := source.Snapshot()
+	try := func(field string, words ...string) {
+		t.Helper()
+		reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: p, SealedPassword: box})
+		if len(reply.Problems) != 1 || reply.Problems[0].Path != field || reply.Changed {
+			t.Fatalf("changed %v, %v", reply.Changed, problems(reply))
+		}
+		for _, word := range words {
+			if text := reply.Problems[0].String(); !strings.Contains(text, word) {
+				t.Errorf("%q lacks %q", text, word)
+			}
+		}
+		if !slices.Equal(before, source.Snapshot()) {
+			t.Error("the source changed")
+		}
+	}
+	backup.Stop("lockstep-rsyncd.service")
+	try("backup.address", "rsync://lockstep-1@127.0.0.1:8730/data", "connection refused", "firewall")
+	backup.Restart("lockstep-rsyncd.service")
+	backup.Edit(plan.SecretsFile("data"), replace("\nlockstep-1:", "\nlockstep-1:x"))
+	try("secret", "refuses the password")
+	backup.Remove(plan.ModuleFile("data"))
+	try("backup.module", "no such module")
+
+	// A pair that runs can be changed while its backup is away.
+	mustExchange(t, m, plan.Request{Pair: p})
+	backup.Stop("lockstep-rsyncd.service")
+	mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: definition("data", "paused: true")})
+}
+
+func TestBackupThatIsNotMountedIsNotMadeAnew(t *testing.T) {
+	t.Parallel()
+	_, backup, m := two()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	backup.Remove("/backup")
+	backup.Dirs = map[string]host.Dir{"/backup/data": {FS: "fs2"}}
+	for _, verb := range []plan.Verb{plan.Plan, plan.Apply} {
+		reply := run(m.backup, verb, plan.Backup, plan.Request{Pair: dataPair()})
+		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "not mounted") {
+			t.Errorf("%s: %+v", verb, reply.Problems)
+		}
+	}
+	if _, ok := backup.Files["/backup/data"]; ok {
+		t.Error("the directory was made on another filesystem")
+	}
+	read := mustRun(t, m.backup, plan.Read, plan.Backup, plan.Request{Pair: dataPair()})
+	if !strings.Contains(read.Checks["directory"], "not mounted") {
+		t.Errorf("check of directory: %q", read.Checks["directory"])
+	}
+}
+
+func TestReplacedSourceIsToldAndNotAccepted(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	h.Put("/var/lib/lockstep/data/source.json", `{"path": "/srv/data", "identity": "fsid:1/2"}`)
+	identity := "fsid:1/2"
+	command := apply.Command{Role: plan.Source, Identity: func(string) (string, error) { return identity, nil }}
+	do := func(verb plan.Verb) plan.Reply {
+		command.Verb = verb
+		return apply.Run(context.Background(), m.source, command, plan.Request{Protocol: 1, Pair: dataPair()})
+	}
+	if reply := do(plan.Read); reply.Checks["source_dir"] != plan.InSync {
+		t.Errorf("check: %q", reply.Checks["source_dir"])
+	}
+	identity = "fsid:1/3"
+	if reply := do(plan.Read); !strings.Contains(reply.Checks["source_dir"], "unmounted or replaced") || len(reply.Problems) > 0 {
+		t.Errorf("read: %+v", reply)
+	}
+	if reply := do(plan.Apply); len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Hint, "lockstep approve data") {
+		t.Errorf("apply: %+v", reply)
+	}
+}
+
+func TestNamesAreResolvedOnceAndRemembered(t *testing.T) {
+	t.Parallel()
+	backup := hosttest.New()
+	m := backup.Machine()
+	p := definition("data")
+	p.Source.Host, p.Source.Address = "nfs01", "nfs01"
+	mustRun(t, m, plan.Apply, plan.Backup, plan.Request{Pair: p})
+	allows := func(want string) {
+		t.Helper()
+		if text := string(backup.Files[plan.ModuleFile("data")].Data); !strings.Contains(text, "hosts allow = "+want+"\n") {
+			t.Errorf("want %s in\n%s", want, text)
+		}
+	}
+	allows("172.16.1.31")
+	delete(backup.Names, "nfs01")
+	if reply := mustRun(t, m, plan.Apply, plan.Backup, plan.Request{Pair: p}); reply.Changed {
+		t.Errorf("changed while the name server is away: %v", reply.Changes)
+	}
+	backup.Names["nfs01"] = []string{"10.0.0.1", "fd00::1"}
+	mustRun(t, m, plan.Apply, plan.Backup, plan.Request{Pair: p})
+	allows("10.0.0.1 fd00::1")
+}
+
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	p := definition("data", "watch: {backend: inotify}")
+	t.Run("raised and kept", func(t *testing.T) {
+		t.Parallel()
+		h, m := one()
+		h.Count, h.Sysctls[plan.MaxUserWatches] = 100_000, "8192"
+		mustExchange(t, m, plan.Request{Pair: p})
+		if h.Sysctls[plan.MaxUserWatches] != "262144" || !strings.HasSuffix(string(h.Files[plan.SysctlFile].Data), "fs.inotify.max_user_watches = 262144\n") {
+			t.Errorf("kernel %s, file %q", h.Sysctls[plan.MaxUserWatches], h.Files[plan.SysctlFile].Data)
+		}
+		inSync(t, m, p)
+		h.Sysctls[plan.MaxUserWatches] = "8192"
+		if reply := mustRun(t, m.source, plan.Read, plan.Source, plan.Request{Pair: p}); reply.Checks["limits"] != "fs.inotify.max_user_watches is 8192, needs 262144" {
+			t.Errorf("check of limits: %q", reply.Checks["limits"])
+		}
+		mustExchange(t, m, plan.Request{Pair: p})
+		inSync(t, m, p)
+		mustRun(t, m.source, plan.Destroy, plan.Source, plan.Request{Pair: p})
+		if _, ok := h.Files[plan.SysctlFile]; ok || h.Sysctls[plan.MaxUserWatches] != "262144" {
+			t.Error("destroy left the file, or lowered the limit")
+		}
+	})
+	t.Run("of several pairs together", func(t *testing.T) {
+		t.Parallel()
+		h, m := one()
+		h.Count = 50_000
+		mustExchange(t, m, plan.Request{Pair: p})
+		first := h.Sysctls[plan.MaxUserWatches]
+		mustExchange(t, m, plan.Request{Pair: definition("mail", "watch: {backend: inotify}")})
+		if first != "65536" || h.Sysctls[plan.MaxUserWatches] != "262144" {
+			t.Errorf("%s, then %s", first, h.Sysctls[plan.MaxUserWatches])
+		}
+		inSync(t, m, p)
+	})
+	t.Run("no matter with fanotify", func(t *testing.T) {
+		t.Parallel()
+		h, m := one()
+		h.Count, h.Sysctls[plan.MaxUserWatches] = 100_000, "8192"
+		mustExchange(t, m, plan.Request{Pair: dataPair()})
+		inSync(t, m, dataPair())
+		if h.Sysctls[plan.MaxUserWatches] != "8192" {
+			t.Error("the limit was touched")
+		}
+	})
+	t.Run("in a container", func(t *testing.T) {
+		t.Parallel()
+		h, m := one()
+		h.Count, h.Sysctls[plan.MaxUserWatches], h.Facts.SysctlsWritable = 100_000, "8192", false
+		mustExchange(t, m, plan.Request{Pair: p})
+		reply := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p})
+		if reply.Changed || !strings.Contains(reply.Checks["limits"], "cannot be set from here") {
+			t.Errorf("%+v", reply)
+		}
+	})
+}
+
+func TestPackagedUnitIsNotDoubled(t *testing.T) {
+	t.Parallel()
+	const packaged, ours = "/usr/lib/systemd/system/lockstep@.service", "/etc/systemd/system/lockstep@.service"
+	h, m := one()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	text := string(h.Files[ours].Data)
+	h.Put(packaged, text[strings.Index(text, "[Unit]"):]) // as a package brings it, without our first line
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	if _, ok := h.Files[ours]; ok {
+		t.Error("both units are there")
+	}
+	inSync(t, m, dataPair())
+	h.Facts.Executable = "/usr/local/bin/lockstep" // an uploaded binary, which the packaged unit does not run
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	if text := string(h.Files[ours].Data); !strings.Contains(text, "ExecStart=/usr/local/bin/lockstep run %i\n") {
+		t.Errorf("unit:\n%s", text)
+	}
+	inSync(t, m, dataPair())
+	for _, role := range []plan.Role{plan.Source, plan.Backup} {
+		mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: dataPair()})
+	}
+	if _, ok := h.Files[packaged]; !ok {
+		t.Error("the package's unit is gone")
+	}
+}
+
+func TestNewBinaryRestartsTheAgent(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	h.Facts.Digest = "2"
+	changes := mustExchange(t, m, plan.Request{Pair: dataPair()})
+	if len(changes) != 1 || changes[0].Action != "restart" || changes[0].Path != "lockstep@data.service" {
+		t.Errorf("changes: %v", changes)
+	}
+}
+
+func TestAgentThatDoesNotStartSaysWhy(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	h.StartError = func(unit string) error {
+		if unit == "lockstep@data.service" {
+			return errors.New("job failed")
+		}
+		return nil
+	}
+	_, err := exchange(m, plan.Request{Pair: dataPair()})
+	if err == nil || !strings.Contains(err.Error(), "start lockstep@data.service: job failed; its last words: words of lockstep@data.service") ||
+		!strings.Contains(err.Error(), "journalctl -u lockstep@data.service") {
+		t.Errorf("error: %v", err)
+	}
+	if _, ok := h.Files[plan.SecretFile("data")]; ok {
+		t.Error("the secret was not taken back")
+	}
+}
+
+func TestAnotherApplyIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	_, m := one()
+	unlock, err := m.source.System.Lock(context.Background(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply := run(m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
+	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "held by process 1") {
+		t.Errorf("%+v", reply)
+	}
+	unlock(false)
+	mustRun(t, m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
+}
+
+func TestReadByNameIsEnoughToImport(t *testing.T) {
+	t.Parallel()
+	_, m := one()
+	byName := plan.Request{Pair: plan.Definition{Name: "data"}}
+	for _, role := range []plan.Role{plan.Source, plan.Backup} {
+		if reply := mustRun(t, m.source, plan.Read, role, byName); reply.Exists || reply.Pair != nil {
+			t.Errorf("before: %+v", reply)
+		}
+	}
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	for _, role := range []plan.Role{plan.Source, plan.Backup} {
+		reply := mustRun(t, m.source, plan.Read, role, byName)
+		if !reply.Exists || reply.Pair == nil || reply.Pair.Source != dataPair().Source || reply.Fingerprint == "" {
+			t.Errorf("%s: %+v", role, reply)
+		}
+		for object, check := range reply.Checks {
+			if check != plan.InSync {
+				t.Errorf("%s: %s", object, check)
+			}
+		}
+	}
+}
+
+func TestDamagedRecordIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	h.Edit(plan.RecordFile, func(string) string { return "{" })
+	reply := run(m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
+	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Hint, plan.RecordFile) || string(h.Files[plan.RecordFile].Data) != "{" {
+		t.Errorf("%+v", reply)
+	}
+	if _, err := m.source.Files.Read("/nowhere"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
