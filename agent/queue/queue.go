@@ -135,17 +135,17 @@ func (q *Queue) Add(now time.Time, events []watch.Event) {
 	q.bound(t)
 }
 
-// Mark makes one path dirty and due at once. A tree may also hide deletions.
-func (q *Queue) Mark(now time.Time, path string, tree bool) {
+// Mark makes one path dirty, since first, and due at once. A tree may also hide deletions.
+func (q *Queue) Mark(now, first time.Time, path string, tree bool) {
 	t := q.ticks(now)
-	q.add(t, path, mark{tree: tree, compare: tree}, t, t)
+	q.add(t, path, mark{tree: tree, compare: tree}, min(t, q.ticks(first)), t)
 	q.bound(t)
 }
 
 // MarkNew makes a directory dirty with everything below it, due at once, of which the backup has nothing.
-func (q *Queue) MarkNew(now time.Time, path string) {
+func (q *Queue) MarkNew(now, first time.Time, path string) {
 	t := q.ticks(now)
-	q.add(t, path, mark{ops: watch.Create, tree: true}, t, t)
+	q.add(t, path, mark{ops: watch.Create, tree: true}, min(t, q.ticks(first)), t)
 	q.bound(t)
 }
 

@@ -154,7 +154,7 @@ func TestBigFileInFlightDoesNotHoldBackItsDirectory(t *testing.T) {
 	q.Done(at(30), b, nil)
 	q.Add(at(30), touch("d", "d/big", "d/small"))
 	q.Done(at(60), wantNext(t, q, 60, "d d/small"), nil)
-	q.Mark(at(70), "d", true)
+	q.Mark(at(70), at(70), "d", true)
 	wantNext(t, q, 100, "") // recursion would send the big file twice at once
 	q.Done(at(200), big, nil)
 	wantNext(t, q, 200, "d/?")

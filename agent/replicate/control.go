@@ -173,7 +173,6 @@ func (l *loop) approveHeld(now time.Time) approval {
 	fs := l.door.approve()
 	a := approval{Paths: len(fs)}
 	for _, f := range fs {
-		f.first = now
 		a.Deletions += f.count
 		l.passed = append(l.passed, f)
 	}

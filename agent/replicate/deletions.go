@@ -20,8 +20,8 @@ type inspection struct {
 	verdict
 	err     error           // the source directory cannot be looked at, or is another one
 	res     transfer.Result // of listing the backup
-	back    []string        // on disk again
-	covered []string        // paths that are no directories: what was below them goes with them
+	back    []deletion      // on disk again
+	covered []deletion      // paths that are no directories: what was below them goes with them
 	unknown []unreadable    // it cannot be told whether they are there
 }
 
@@ -45,7 +45,7 @@ func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspectio
 		case err == nil && d.blocked && !st.Mode.IsDir():
 			blocked[d.path] = d
 		case err == nil:
-			in.back = append(in.back, d.path)
+			in.back = append(in.back, d)
 		case errors.Is(err, fs.ErrNotExist):
 			top, cover, err := topMissing(r, d.path)
 			switch {
@@ -54,7 +54,7 @@ func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspectio
 			case cover != "":
 				if !covered[cover] {
 					covered[cover] = true
-					in.covered = append(in.covered, cover)
+					in.covered = append(in.covered, deletion{path: cover, first: d.first})
 				}
 			default:
 				if old, ok := gone[top]; !ok || d.first.Before(old.first) {
@@ -189,12 +189,12 @@ func (l *loop) inspected(now time.Time, in inspection) {
 	}
 	held := l.door.held
 	l.passed = append(l.passed, l.door.judge(now, in.verdict)...)
-	for _, p := range in.back {
-		l.door.forget(p)
-		l.q.Mark(now, p, true)
+	for _, d := range in.back {
+		l.door.forget(d.path)
+		l.q.Mark(now, d.first, d.path, true)
 	}
-	for _, p := range in.covered {
-		l.q.Mark(now, p, false)
+	for _, d := range in.covered {
+		l.q.Mark(now, d.first, d.path, false)
 	}
 	for _, u := range in.unknown {
 		l.failPath(now, u.path, false, u.reason, false)
@@ -351,13 +351,13 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 		l.failPath(now, f.Path, false, f.Reason, f.Remote)
 	}
 	for _, p := range back {
-		l.q.Mark(now, p, true)
+		l.q.Mark(now, w.first, p, true)
 	}
 	for _, p := range res.Changed {
-		l.q.Mark(now, p, false)
+		l.q.Mark(now, w.first, p, false)
 	}
 	for _, p := range res.Blocked {
-		l.blocked(now, p, now)
+		l.blocked(now, p, w.first)
 	}
 	l.settleDirs(now, moved)
 	l.log.Debug("deleted on the backup", "entries", n, "path", strings.Join(first(w.batch.Entries, 3), " "))

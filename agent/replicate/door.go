@@ -98,7 +98,10 @@ func (d *door) add(now time.Time, del deletion) {
 		if old.first.Before(del.first) {
 			del.first = old.first
 		}
-	} else if len(d.pending) >= maxPending {
+		d.pending[del.path] = del
+		return
+	}
+	if len(d.pending) >= maxPending {
 		d.dropped++
 		d.last = now
 		return
@@ -107,14 +110,14 @@ func (d *door) add(now time.Time, del deletion) {
 	d.last = now
 }
 
-// forget takes a path out that is on disk again.
+// forget takes a path out that is on disk again. One that is blocked was there all the time.
 func (d *door) forget(path string) (known bool) {
-	if _, ok := d.pending[path]; ok {
+	if del, ok := d.pending[path]; ok && !del.blocked {
 		delete(d.pending, path)
 		known = true
 	}
 	if d.held != nil {
-		if f, ok := d.held.items[path]; ok {
+		if f, ok := d.held.items[path]; ok && !f.blocked {
 			d.held.drop(f)
 			known = true
 			if len(d.held.items) == 0 {

@@ -149,23 +149,23 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 }
 
 // differs makes what a comparison found dirty.
-func (l *loop) differs(now time.Time, items []transfer.Item) {
+func (l *loop) differs(now, first time.Time, items []transfer.Item) {
 	for _, it := range items {
 		if it.New && it.Dir {
-			l.q.MarkNew(now, it.Path)
+			l.q.MarkNew(now, first, it.Path)
 		} else {
-			l.q.Mark(now, it.Path, false)
+			l.q.Mark(now, first, it.Path, false)
 		}
 	}
 }
 
 // extraneous takes what is only on the backup to the door.
-func (l *loop) extraneous(now time.Time, c comparison) {
+func (l *loop) extraneous(now, first time.Time, c comparison) {
 	if c.res.Incomplete || !l.door.enabled {
 		return
 	}
 	for _, p := range c.extra {
-		l.door.add(now, deletion{path: p, first: now})
+		l.door.add(now, deletion{path: p, first: first})
 	}
 	if c.more {
 		l.door.dropped += max(0, c.entries-len(c.extra))
@@ -194,7 +194,7 @@ func (l *loop) startList(now time.Time) {
 		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
 			l.post(func(now time.Time) {
 				l.full.differs += len(items)
-				l.differs(now, items)
+				l.differs(now, l.full.begun, items)
 			})
 		})
 		l.post(func(now time.Time) { l.listed(now, c) })
@@ -233,7 +233,7 @@ func (l *loop) listed(now time.Time, c comparison) {
 	if !c.res.Incomplete {
 		l.door.count(now, max(0, int(c.res.Stats.Files)-c.new+c.entries))
 	}
-	l.extraneous(now, c)
+	l.extraneous(now, f.begun, c)
 	f.phase, f.listed = "settle", now
 	if f.problem == "" {
 		f.failures = 0
@@ -269,10 +269,10 @@ func (l *loop) recursed(now time.Time, res transfer.Result) {
 		l.failPath(now, f.Path, true, f.Reason, f.Remote)
 	}
 	for _, p := range res.Changed {
-		l.q.Mark(now, p, false)
+		l.q.Mark(now, l.full.begun, p, false)
 	}
 	for _, p := range res.Blocked {
-		l.blocked(now, p, now)
+		l.blocked(now, p, l.full.begun)
 	}
 	l.startList(now)
 }

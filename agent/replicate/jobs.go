@@ -239,7 +239,8 @@ func nameBatch(b queue.Batch) string {
 // prepared sorts out the entries of a batch that are not sent with it. It runs before settle of the same job.
 func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	var again []queue.Again
-	var back, gone []queue.Entry
+	var back []string
+	var gone []queue.Entry
 	out := l.q.Split(&w.batch, func(e queue.Entry) bool {
 		f, ok := p.apart[e.Path]
 		return ok && f.kind != fateBig && f.kind != fateTree
@@ -265,7 +266,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 			}
 		}
 		if f.kind != fateGone && l.door.forget(path) {
-			back = append(back, queue.Entry{Path: path})
+			back = append(back, path)
 		}
 	}
 	trees := l.q.Split(&w.batch, func(e queue.Entry) bool { return p.apart[e.Path].kind == fateTree })
@@ -275,7 +276,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	for _, path := range p.send {
 		delete(l.open, path)
 		if l.door.forget(path) {
-			back = append(back, queue.Entry{Path: path})
+			back = append(back, path)
 		}
 	}
 	for path, o := range p.busy {
@@ -286,9 +287,9 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 		delete(l.open, e.Path)
 		l.gone(now, e)
 	}
-	for _, e := range back {
+	for _, path := range back {
 		// It was gone and is back: if it is a directory, nothing is known of what is below it on the backup.
-		l.q.Mark(now, e.Path, true)
+		l.q.Mark(now, w.first, path, true)
 	}
 	if len(w.batch.Entries) == 0 {
 		delete(l.flying, w)
@@ -387,7 +388,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 		if len(opts.Paths) > 0 && res.Class == transfer.Done {
 			l.post(func(now time.Time) { j.kind, j.progress = "compare", transfer.Progress{} })
 			c = compare(ctx, eng, r, opts, 0, func(items []transfer.Item) {
-				l.post(func(now time.Time) { l.differs(now, items) })
+				l.post(func(now time.Time) { l.differs(now, w.first, items) })
 			})
 			switch {
 			case c.res.Class != transfer.Done:
@@ -400,7 +401,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 		l.post(func(now time.Time) {
 			l.settle(now, w, res, moved)
 			if res.Class == transfer.Done {
-				l.extraneous(now, c)
+				l.extraneous(now, w.first, c)
 			}
 		})
 	})

@@ -88,7 +88,7 @@ func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error
 				d.What = "missing"
 			}
 			if repair && !it.Extraneous {
-				l.q.Mark(now, it.Path, false)
+				l.q.Mark(now, now, it.Path, false)
 			}
 			drift = append(drift, d)
 		}
