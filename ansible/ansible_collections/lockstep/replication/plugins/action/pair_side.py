@@ -45,7 +45,8 @@ class ActionModule(ActionBase):
 
         command = args['command']
         if self._task.check_mode and command in ('apply', 'destroy'):
-            command = {'apply': 'plan', 'destroy': 'read'}[command]
+            request = dict(request, absent=command == 'destroy')
+            command = 'plan'
         if command == 'status':
             argv = [args['executable'], 'status', '--json', str(request['pair']['name'])]
             data = None

@@ -93,7 +93,9 @@ class Provision:
         if not self.check_mode:
             self._apply_present(given, rotate)
         elif mismatch:
-            self._note('source', 'secret', '/etc/lockstep/secrets/' + self.pair['name'], 'update', mismatch)
+            self.changed['source'] = True
+            self.changes['source'].append(dict(
+                object='secret', path='/etc/lockstep/secrets/' + self.pair['name'], action='update', note=mismatch))
 
     def _apply_present(self, given, rotate):
         self._begin_changes()
@@ -104,13 +106,8 @@ class Provision:
         self._change('backup', 'apply', fingerprint=source.get('fingerprint'), **given)
 
     def absent(self):
-        outcomes = {side: self._ask(side, 'read') for side in SIDES}
-        if not self._take_plans(outcomes):
-            return
-        for side, reply in self.replies.items():
-            if reply.get('exists'):
-                self._note(side, 'definition', '/etc/lockstep/pairs/%s.yaml' % self.pair['name'], 'delete')
-        if self.check_mode or not any(self.changed.values()):
+        outcomes = {side: self._ask(side, 'plan', absent=True) for side in SIDES}
+        if not self._take_plans(outcomes) or self.check_mode or not any(self.changed.values()):
             return
         self._begin_changes()
         for side in SIDES:
@@ -187,7 +184,3 @@ class Provision:
         if source and backup:
             return 'the two hosts have different passwords'
         return 'the source host has no password that the backup host knows'
-
-    def _note(self, side, obj, path, action, note=''):
-        self.changed[side] = True
-        self.changes[side].append(dict(object=obj, path=path, action=action, note=note))

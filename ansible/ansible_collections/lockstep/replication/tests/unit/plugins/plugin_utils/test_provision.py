@@ -138,15 +138,16 @@ def test_check_mode_does_not_hide_a_problem_of_the_other_host():
 
 
 def test_absent_removes_the_source_first():
-    hosts = Hosts(source_read=dict(exists=True), backup_read=dict(exists=True), source_destroy=CHANGE, backup_destroy=CHANGE)
+    hosts = Hosts(source_plan=CHANGE, backup_plan=CHANGE, source_destroy=CHANGE, backup_destroy=CHANGE)
     run = _provision.Provision(PAIR, hosts)
     run.absent()
-    assert hosts.steps() == ['source read', 'backup read', 'source destroy', 'backup destroy']
+    assert hosts.steps() == ['source plan', 'backup plan', 'source destroy', 'backup destroy']
+    assert all(request == dict(absent=True) for step, request in hosts.asked[:2])
     assert run.result()['changed']
 
 
 def test_absent_changes_nothing_unless_both_answer():
-    hosts = Hosts(source_read=dict(exists=True), backup_read=dict(msg='no route', unreachable=True))
+    hosts = Hosts(source_plan=CHANGE, backup_plan=dict(msg='no route', unreachable=True))
     with pytest.raises(_provision.Refused):
         _provision.Provision(PAIR, hosts).absent()
-    assert hosts.steps() == ['source read', 'backup read']
+    assert hosts.steps() == ['source plan', 'backup plan']

@@ -115,7 +115,7 @@ def main():
         sys.exit(139)
     request = json.loads(raw)
     assert request['protocol'] == 1
-    unknown = set(request) - {'protocol', 'pair', 'recipient', 'sealed_password', 'password', 'fingerprint', 'prepare', 'rotate'}
+    unknown = set(request) - {'protocol', 'pair', 'recipient', 'sealed_password', 'password', 'fingerprint', 'prepare', 'rotate', 'absent'}
     assert not unknown, unknown
     host = Host(role, request['pair']['name'])
     reply = dict(protocol=1, changed=False, changes=[], checks={o: 'in sync' for o in OBJECTS[role]}, exists=bool(host.held.get('pair')))
@@ -137,12 +137,13 @@ def main():
             host.held['key'] = os.urandom(4).hex()
             host.store()
         say(dict(reply, public_key=host.held['key']))
-    if command == 'destroy':
+    if command == 'destroy' or command == 'plan' and request.get('absent'):
         if host.held.get('pair'):
             reply['changes'] = [dict(object='definition', path='/etc/lockstep/pairs/%s.yaml' % request['pair']['name'], action='delete')]
             reply['changed'] = True
-        host.held = {}
-        host.store()
+        if command == 'destroy':
+            host.held = {}
+            host.store()
         say(reply)
     want = desired(host, request)
     reply['changes'] = changes(host, want)
