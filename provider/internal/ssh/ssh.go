@@ -242,6 +242,7 @@ func (p *Pool) Run(ctx context.Context, host, command string, stdin io.Reader) (
 	if err != nil {
 		return Result{}, err
 	}
+	s.Release()
 	return s.Wait()
 }
 
@@ -250,14 +251,19 @@ type Session struct {
 	ctx     context.Context
 	host    string
 	at      string
-	ended   chan error // what session.Wait returned
+	done    chan struct{} // closed when the command has ended; err is set then
+	err     error
+	let     chan struct{} // closed by Release
+	release func()
 	stdout  *bounded
 	stderr  *bounded
 	started time.Time
 	log     *slog.Logger
 }
 
-// Start starts command and returns while it runs; [Session.Wait] must be called. Cancelling ctx ends it.
+// Start starts command and returns while it runs; [Session.Wait] must be called. Its standard input stays open
+// after stdin has been read, until [Session.Release], so that a command can tell whether this side still lives.
+// Cancelling ctx ends it.
 func (p *Pool) Start(ctx context.Context, host, command string, stdin io.Reader) (*Session, error) {
 	for attempt := 0; ; attempt++ {
 		e, c, err := p.connection(ctx, host)
@@ -288,9 +294,15 @@ func (p *Pool) Start(ctx context.Context, host, command string, stdin io.Reader)
 			}
 			return nil, &Error{Host: host, At: c.at, Step: "run", Err: err, Unreachable: true}
 		}
-		s := &Session{ctx: ctx, host: host, at: c.at, ended: make(chan error, 1),
-			stdout: &bounded{max: maxStdout}, stderr: &bounded{max: maxStderr, tail: true}, started: time.Now(), log: p.log}
-		session.Stdin = stdin
+		s := &Session{ctx: ctx, host: host, at: c.at, done: make(chan struct{}), let: make(chan struct{}),
+			stdout: &bounded{max: maxStdout, more: make(chan struct{}, 1)}, stderr: &bounded{max: maxStderr, tail: true}, started: time.Now(), log: p.log}
+		s.release = sync.OnceFunc(func() { close(s.let) })
+		in, err := session.StdinPipe()
+		if err != nil {
+			session.Close()
+			release()
+			return nil, &Error{Host: host, At: c.at, Step: "run", Err: err}
+		}
 		session.Stdout = s.stdout
 		session.Stderr = s.stderr
 		p.log.Debug("running", "host", host, "at", c.at, "command", command)
@@ -306,23 +318,56 @@ func (p *Pool) Start(ctx context.Context, host, command string, stdin io.Reader)
 				session.Close()
 			})
 			defer stop()
-			err := session.Wait()
+			s.err = session.Wait()
 			session.Close()
 			release()
-			s.ended <- err
+			close(s.done)
+		})
+		p.running.Go(func() {
+			defer in.Close()
+			if stdin != nil {
+				io.Copy(in, stdin) // fails when the command has ended without reading it all
+			}
+			select {
+			case <-s.let:
+			case <-s.done:
+			}
 		})
 		return s, nil
+	}
+}
+
+// Expect waits until the command has written text to its standard output. When the command, or ctx, ends
+// first, it reports false; [Session.Wait] then tells why.
+func (s *Session) Expect(ctx context.Context, text string) bool {
+	for {
+		if bytes.Contains(s.stdout.bytes(), []byte(text)) {
+			return true
+		}
+		select {
+		case <-s.stdout.more:
+		case <-ctx.Done():
+			return false
+		case <-s.ctx.Done():
+			return false
+		case <-s.done:
+			return bytes.Contains(s.stdout.bytes(), []byte(text))
+		}
 	}
 }
 
 // Stdout is what the command has written so far. It may be called while the command runs.
 func (s *Session) Stdout() []byte { return s.stdout.bytes() }
 
+// Release closes the command's standard input, once stdin has been read. Twice is once.
+func (s *Session) Release() { s.release() }
+
 // Wait waits for the end of the command, or of the context that it was started with.
 func (s *Session) Wait() (Result, error) {
 	var err error
 	select {
-	case err = <-s.ended:
+	case <-s.done:
+		err = s.err
 	case <-s.ctx.Done():
 		err = s.ctx.Err()
 	}
@@ -333,7 +378,6 @@ func (s *Session) Wait() (Result, error) {
 	var exit *gossh.ExitError
 	switch {
 	case err == nil:
-	case errors.Is(err, io.EOF): // status 0, and the command had not read all of its standard input
 	case errors.As(err, &exit):
 		result.Status = exit.ExitStatus()
 	case s.ctx.Err() != nil:
@@ -355,11 +399,18 @@ type bounded struct {
 	max  int
 	tail bool
 	over bool
+	more chan struct{} // told of a write; nil if nobody asks
 }
 
 func (b *bounded) Write(data []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer func() {
+		select {
+		case b.more <- struct{}{}:
+		default: // told already, or nobody asks
+		}
+	}()
 	n := len(data)
 	if b.tail {
 		b.buf.Write(data)

@@ -450,10 +450,10 @@ func TestLossInMidCommandIsReportedNotRepeated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); len(session.Stdout()) == 0; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the command did not start")
-		}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if !session.Expect(ctx, "started") {
+		t.Fatal("the command did not start")
 	}
 	s.Halt()
 	_, err = session.Wait()
@@ -480,6 +480,36 @@ func TestCancelEndsDialAndCommand(t *testing.T) {
 	}
 	if _, err := pool(t, Config{Hosts: map[string]Options{"nfs01": options(s)}}).Run(ctx, "nfs01", "true", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Run: %v", err)
+	}
+}
+
+func TestStandardInputStaysOpenUntilReleased(t *testing.T) {
+	t.Parallel()
+	s := sshdtest.Start(t, sshdtest.Options{})
+	p := pool(t, Config{Hosts: map[string]Options{"nfs01": options(s)}})
+	session, err := p.Start(t.Context(), "nfs01", "head -c 3; echo; cat; echo end", strings.NewReader("abc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if !session.Expect(ctx, "abc\n") || bytes.Contains(session.Stdout(), []byte("end")) {
+		t.Errorf("before Release the output is %q", session.Stdout())
+	}
+	session.Release()
+	if r, err := session.Wait(); err != nil || string(r.Stdout) != "abc\nend\n" {
+		t.Errorf("Wait = %q, %v", r.Stdout, err)
+	}
+
+	session, err = p.Start(t.Context(), "nfs01", "exit 3", nil) // ends although nobody releases it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if session.Expect(ctx, "never") {
+		t.Error("Expect found what was not written")
+	}
+	if r, err := session.Wait(); err != nil || r.Status != 3 {
+		t.Errorf("Wait = %d, %v", r.Status, err)
 	}
 }
 

@@ -87,14 +87,12 @@ func Start(t testing.TB, o Options) *Server {
 	}
 	s.ClientKey = s.path("client")
 	write(t, s.path("authorized_keys"), newKey(t, s.ClientKey)+"\n")
-	if len(o.Env) > 0 {
-		var env []string
-		for k, v := range o.Env {
-			env = append(env, fmt.Sprintf("%q", k+"="+v))
-		}
-		sort.Strings(env)
-		fmt.Fprintf(&config, "SetEnv %s\n", strings.Join(env, " "))
+	env := []string{fmt.Sprintf("%q", "HOME="+s.Dir)} // not the start-up files of whoever runs the test
+	for k, v := range o.Env {
+		env = append(env, fmt.Sprintf("%q", k+"="+v))
 	}
+	sort.Strings(env)
+	fmt.Fprintf(&config, "SetEnv %s\n", strings.Join(env, " "))
 	config.WriteString(o.Config)
 	write(t, s.path("sshd_config"), config.String())
 	s.Resume(t)

@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/lockstep-sync/lockstep/provider/internal/ssh"
+)
+
+// paths are where lockstep is looked for on a host.
+type paths struct {
+	packaged string // of the deb and rpm; never written by the provider
+	uploaded string // where the provider puts it
+	marker   string // holds the SHA-256 of what the provider put there
+}
+
+// pathsBelow gives the paths on a host; root is not empty in tests only.
+func pathsBelow(root string) paths {
+	return paths{packaged: root + "/usr/bin/lockstep", uploaded: root + "/usr/local/bin/lockstep", marker: root + "/var/lib/lockstep/uploaded"}
+}
+
+// Ways to get lockstep onto a host.
+const (
+	installAuto    = "auto"    // upload it when there is none, or when an uploaded one is older
+	installPackage = "package" // the host must have it
+)
+
+// owner says who put the binary of a host there.
+type owner string
+
+const (
+	byPackage owner = "package"
+	byUpload  owner = "upload"
+	byHand    owner = "hand" // in the place of the uploaded one, but not what we uploaded
+)
+
+// facts are what a look at a host tells, without root's rights and without changing anything.
+type facts struct {
+	UID     string
+	System  string // as uname -s
+	Machine string // as uname -m
+	Kernel  string
+	OS      string
+	Rsync   string // empty: not installed
+	Systemd string
+	Binary  string // path of lockstep; empty: none
+	Version string
+	Sum     string
+	Owner   owner
+}
+
+// lookScript prints what is known about the host, one fact a line. $1 to $3 are the paths.
+const lookScript = `fact() { printf 'lockstep:%s=%s\n' "$1" "$2"; }
+fact uid "$(id -u)"
+fact system "$(uname -s)"
+fact machine "$(uname -m)"
+fact kernel "$(uname -r)"
+fact os "$(. /etc/os-release 2>/dev/null && echo "$PRETTY_NAME")"
+fact rsync "$(rsync --version 2>/dev/null | sed -n '1s/^rsync *version *v*\([^ ]*\).*/\1/p')"
+fact systemd "$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')"
+for f in "$1" "$2"; do
+	[ -f "$f" ] && [ -x "$f" ] || continue
+	fact binary "$f"
+	fact version "$("$f" version 2>/dev/null | sed -n '1s/^lockstep \([^ ]*\).*/\1/p')"
+	fact sum "$(sha256sum <"$f" | cut -d' ' -f1)"
+	break
+done
+fact marker "$(cat "$3" 2>/dev/null)"
+`
+
+// look finds the facts, once; [host.forget] makes the next call look again.
+func (h *host) look(ctx context.Context) (facts, error) {
+	if err := h.lock(ctx); err != nil {
+		return facts{}, err
+	}
+	defer h.unlock()
+	if h.facts != nil {
+		return *h.facts, nil
+	}
+	argv := []string{"sh", "-s", "--", h.paths.packaged, h.paths.uploaded, h.paths.marker}
+	result, err := h.pool.Run(ctx, h.name, shellJoin(argv), strings.NewReader(lookScript))
+	if err != nil {
+		return facts{}, h.fail(ctx, "look at the host", err, "")
+	}
+	var f facts
+	marker, found := "", false
+	for line := range strings.Lines(string(result.Stdout)) {
+		rest, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "lockstep:")
+		key, value, _ := strings.Cut(rest, "=")
+		if !ok {
+			continue // a login script's words
+		}
+		switch key {
+		case "uid":
+			f.UID, found = value, true
+		case "system":
+			f.System = value
+		case "machine":
+			f.Machine = value
+		case "kernel":
+			f.Kernel = value
+		case "os":
+			f.OS = value
+		case "rsync":
+			f.Rsync = value
+		case "systemd":
+			f.Systemd = value
+		case "binary":
+			f.Binary = value
+		case "version":
+			f.Version = value
+		case "sum":
+			f.Sum = value
+		case "marker":
+			marker = value
+		}
+	}
+	if !found {
+		return facts{}, h.fail(ctx, "look at the host", fmt.Errorf("its shell answered with exit status %d: %s", result.Status, tail(result.Stderr+string(result.Stdout))),
+			"the log-in needs a shell that runs commands: no forced command, no nologin, no sftp only")
+	}
+	switch {
+	case f.Binary == "":
+	case f.Binary == h.paths.packaged:
+		f.Owner = byPackage
+	case marker != "" && marker == f.Sum:
+		f.Owner = byUpload
+	default:
+		f.Owner = byHand
+	}
+	h.facts = &f
+	return f, nil
+}
+
+// seen reports whether the host has been looked at in this process.
+func (h *host) seen() bool {
+	h.turn <- struct{}{}
+	defer h.unlock()
+	return h.facts != nil
+}
+
+// forget drops what was found out about lockstep on the host.
+func (h *host) forget() {
+	h.turn <- struct{}{}
+	h.facts = nil
+	h.unlock()
+}
+
+// carried are the host binaries that came with the provider.
+type carried struct {
+	dir     string
+	version string // of the provider; the binaries of a release have the same
+
+	mu    sync.Mutex
+	files map[string]*carriedFile // by architecture
+}
+
+type carriedFile struct {
+	content []byte
+	sum     string
+}
+
+// carriedDir is where a release keeps them: beside the provider. Terraform links to the provider's
+// directory from .terraform, so links are followed.
+func carriedDir() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	if real, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = real
+	}
+	return filepath.Dir(exe)
+}
+
+var errNotCarried = errors.New("not carried")
+
+// get reads the binary for an architecture as Go names it.
+func (c *carried) get(arch string) (*carriedFile, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.files[arch]; f != nil {
+		return f, nil
+	}
+	name := filepath.Join(c.dir, "lockstep_linux_"+arch)
+	content, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: there is no %s", errNotCarried, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(content)
+	f := &carriedFile{content: content, sum: hex.EncodeToString(sum[:])}
+	if c.files == nil {
+		c.files = map[string]*carriedFile{}
+	}
+	c.files[arch] = f
+	return f, nil
+}
+
+// goArch gives the architecture in Go's words, "" for one that lockstep is not built for.
+func goArch(machine string) string {
+	switch machine {
+	case "x86_64", "amd64":
+		return "amd64"
+	case "aarch64", "arm64":
+		return "arm64"
+	}
+	return ""
+}
+
+const packageHint = "install it from the lockstep releases: apt-get install ./lockstep_VERSION_ARCH.deb, or dnf install ./lockstep-VERSION.ARCH.rpm"
+
+// wanted decides about the binary of a host: whether the carried one is to replace it, and a warning.
+type wanted struct {
+	upload  *carriedFile // nil: leave what is there
+	warning string
+}
+
+func (h *host) want(ctx context.Context, f facts) (wanted, error) {
+	fail := func(err error, hint string) (wanted, error) {
+		return wanted{}, h.fail(ctx, "look for lockstep", err, hint)
+	}
+	arch := goArch(f.Machine)
+	if f.System != "Linux" || arch == "" {
+		return fail(fmt.Errorf("the host is %s on %s; lockstep runs on Linux on x86_64 and aarch64", f.System, f.Machine), "")
+	}
+	if h.install == installPackage {
+		if f.Binary == "" {
+			return fail(errors.New("lockstep is not installed, and host_binary.install = \"package\" forbids to upload it"), packageHint)
+		}
+		return wanted{}, nil
+	}
+	newer, comparable := isNewer(h.carried.version, f.Version)
+	switch f.Owner {
+	case byPackage, byHand:
+		w := wanted{}
+		if newer && comparable {
+			w.warning = fmt.Sprintf("lockstep %s in %s is older than the provider's %s. It is used as it is: the provider does not overwrite what it did not upload. Upgrade it there: %s.",
+				f.Version, f.Binary, h.carried.version, strings.TrimPrefix(packageHint, "install it from the lockstep releases: "))
+		}
+		return w, nil
+	}
+	file, err := h.carried.get(arch)
+	if err != nil {
+		if f.Binary != "" { // what was uploaded before still serves
+			return wanted{}, nil
+		}
+		return fail(fmt.Errorf("lockstep is not installed, and the provider cannot upload it: %w", err),
+			packageHint+"; or set host_binary.directory to where lockstep_linux_"+arch+" is")
+	}
+	switch {
+	case f.Binary == "":
+		return wanted{upload: file}, nil
+	case f.Sum == file.sum:
+		return wanted{}, nil
+	case newer, !comparable: // two builds without a release number: the one at hand is the one meant
+		return wanted{upload: file}, nil
+	}
+	return wanted{}, nil
+}
+
+// versionAfter is the version that ready leaves on the host; "" if that is not known beforehand.
+func (h *host) versionAfter(f facts, w wanted) string {
+	if w.upload == nil {
+		return f.Version
+	}
+	if h.carried.dir != carriedDir() {
+		return "" // given by the user, of whatever version
+	}
+	return h.carried.version
+}
+
+// staged is the carried binary in a temporary directory of a host, which goes away with the connection.
+type staged struct {
+	file    *carriedFile
+	path    string
+	version string
+	session *ssh.Session // of the shell that keeps the directory
+}
+
+func (s *staged) drop() {
+	s.session.Release()
+	s.session.Wait()
+}
+
+// stageScript takes a file from standard input into a directory in which programs may run, says where, and
+// stays until standard input ends: however this provider ends, nothing is left behind. One line without
+// single quotes, since it is an argument: standard input is the file's.
+const stageScript = `umask 077; for t in "${TMPDIR:-/tmp}" "$HOME" /var/tmp; do ` +
+	`d=$(mktemp -d "$t/.lockstep.XXXXXXXX" 2>/dev/null) || continue; ` +
+	`echo "exit 0" >"$d/try" && chmod 700 "$d/try" && "$d/try" 2>/dev/null && break; ` +
+	`rm -rf "$d"; d=; done; ` +
+	`[ -n "$d" ] || { echo "no directory to run a program from: /tmp, the home directory and /var/tmp are full, read-only or mounted noexec" >&2; exit 1; }; ` +
+	`trap "rm -rf \"$d\"" EXIT; trap "exit 1" HUP INT TERM PIPE; ` +
+	`head -c %d >"$d/lockstep" && chmod 700 "$d/lockstep" || exit 1; ` +
+	`echo "lockstep:path=$d/lockstep"; echo "lockstep:sum=$(sha256sum <"$d/lockstep" | cut -d" " -f1)"; ` +
+	`echo "lockstep:version=$("$d/lockstep" version | head -n 1)"; echo lockstep:end; cat >/dev/null`
+
+// stage uploads file. The caller holds the turn.
+func (h *host) stage(ctx context.Context, file *carriedFile) (*staged, error) {
+	if h.staged != nil && h.staged.file == file {
+		return h.staged, nil
+	}
+	const step = "upload lockstep"
+	script := fmt.Sprintf(stageScript, len(file.content))
+	// It outlives the request that needs it first, for those that come after.
+	session, err := h.pool.Start(context.WithoutCancel(ctx), h.name, shellJoin([]string{"sh", "-c", script}), bytes.NewReader(file.content))
+	if err != nil {
+		return nil, h.fail(ctx, step, err, "")
+	}
+	s := &staged{file: file, session: session}
+	if !session.Expect(ctx, "lockstep:end\n") {
+		session.Release()
+		if err := ctx.Err(); err != nil {
+			return nil, h.fail(ctx, step, err, "")
+		}
+		result, err := session.Wait()
+		if err == nil {
+			err = fmt.Errorf("exit status %d: %s", result.Status, tail(result.Stderr))
+		}
+		return nil, h.fail(ctx, step, err, "")
+	}
+	sum := ""
+	for line := range strings.Lines(string(session.Stdout())) {
+		line = strings.TrimSpace(line)
+		if v, ok := strings.CutPrefix(line, "lockstep:path="); ok {
+			s.path = v
+		}
+		if v, ok := strings.CutPrefix(line, "lockstep:sum="); ok {
+			sum = v
+		}
+		if v, ok := strings.CutPrefix(line, "lockstep:version="); ok {
+			s.version = strings.TrimPrefix(v, "lockstep ")
+		}
+	}
+	switch {
+	case sum != file.sum:
+		s.drop()
+		return nil, h.fail(ctx, step, fmt.Errorf("what arrived has SHA-256 %q, what was sent %q", sum, file.sum), "is the disk full? df -h "+path.Dir(path.Dir(s.path)))
+	case s.version == "":
+		s.drop()
+		return nil, h.fail(ctx, step, errors.New("the uploaded program does not run there"), "is it built for this machine? uname -m")
+	}
+	h.staged = s
+	return s, nil
+}
+
+// installScript puts the staged file $1, which has the SHA-256 $2, to $3, and says so in $4. The copy is made
+// and checked by root, so that nobody can exchange the file in between.
+const installScript = `set -eu
+umask 022
+mkdir -p "${3%/*}" "${4%/*}"
+trap 'rm -f "$3.new" "$4.new"' EXIT
+cp "$1" "$3.new"
+[ "$(sha256sum <"$3.new" | cut -d' ' -f1)" = "$2" ]
+chmod 0755 "$3.new"
+echo "$2" >"$4.new"
+mv -f "$4.new" "$4"
+mv -f "$3.new" "$3"
+sync "$3" 2>/dev/null || sync
+`
+
+// removeScript removes $1 if it still has the SHA-256 that $2 says.
+const removeScript = `[ -f "$2" ] || exit 0
+if [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$(cat "$2")" ]; then rm -f "$1"; fi
+rm -f "$2"
+rmdir "${2%/*}" 2>/dev/null || true
+`
+
+// shell runs a script as root.
+func (h *host) shell(ctx context.Context, step, script string, args ...string) error {
+	result, err := h.root(ctx, step, []string{"sh"}, []string{"-c", "true"}, append([]string{"-s", "--"}, args...), strings.NewReader(script))
+	if err != nil {
+		return err
+	}
+	if result.Status != 0 {
+		return h.fail(ctx, step, fmt.Errorf("exit status %d: %s", result.Status, tail(result.Stderr)), "")
+	}
+	return nil
+}
+
+// binary is lockstep on a host, ready to be called.
+type binary struct {
+	path    string
+	version string
+	owner   owner
+	warning string
+	staged  bool
+}
+
+// trial gives a binary to plan with and changes nothing on the host: where the carried one is going to be
+// installed, it is run from a temporary directory.
+func (h *host) trial(ctx context.Context) (binary, error) {
+	f, err := h.look(ctx)
+	if err != nil {
+		return binary{}, err
+	}
+	w, err := h.want(ctx, f)
+	if err != nil {
+		return binary{}, err
+	}
+	if w.upload == nil {
+		return binary{path: f.Binary, version: f.Version, owner: f.Owner, warning: w.warning}, nil
+	}
+	if err := h.lock(ctx); err != nil {
+		return binary{}, err
+	}
+	defer h.unlock()
+	s, err := h.stage(ctx, w.upload)
+	if err != nil {
+		return binary{}, err
+	}
+	return binary{path: s.path, version: s.version, owner: byUpload, staged: true}, nil
+}
+
+// present gives the binary that is installed; path is "" if none is.
+func (h *host) present(ctx context.Context) (binary, error) {
+	f, err := h.look(ctx)
+	return binary{path: f.Binary, version: f.Version, owner: f.Owner}, err
+}
+
+// ready gives a binary to apply with, installed for good.
+func (h *host) ready(ctx context.Context) (binary, error) {
+	b, err := h.trial(ctx)
+	if err != nil || !b.staged {
+		return b, err
+	}
+	if err := h.lock(ctx); err != nil {
+		return binary{}, err
+	}
+	s := h.staged
+	h.unlock()
+	if s == nil || s.path != b.path { // another operation has just installed it
+		h.forget()
+		return h.present(ctx)
+	}
+	err = h.shell(ctx, "install lockstep", installScript, s.path, s.file.sum, h.paths.uploaded, h.paths.marker)
+	if err != nil {
+		return binary{}, err
+	}
+	if err := h.lock(ctx); err != nil {
+		return binary{}, err
+	}
+	h.facts = nil
+	if h.staged == s {
+		h.staged = nil
+		s.drop()
+	}
+	h.unlock()
+	return h.present(ctx)
+}
+
+// withdraw removes the uploaded binary unless somebody still uses it. last is asked once nobody can begin to.
+func (h *host) withdraw(ctx context.Context, last func() (bool, error)) error {
+	if err := h.using.Acquire(ctx, allOfIt); err != nil {
+		return h.fail(ctx, "remove lockstep", err, "")
+	}
+	defer h.using.Release(allOfIt)
+	f, err := h.look(ctx)
+	if err != nil || f.Owner != byUpload {
+		return err
+	}
+	if yes, err := last(); err != nil || !yes {
+		return err
+	}
+	err = h.shell(ctx, "remove lockstep", removeScript, h.paths.uploaded, h.paths.marker)
+	h.forget()
+	return err
+}
+
+// isNewer compares two release numbers. comparable is false when they have no order.
+func isNewer(a, b string) (newer, comparable bool) {
+	x, preA, okA := release(a)
+	y, preB, okB := release(b)
+	if !okA || !okB {
+		return false, false
+	}
+	for i := range x {
+		if x[i] != y[i] {
+			return x[i] > y[i], true
+		}
+	}
+	switch {
+	case preA == preB:
+		return false, true
+	case preA == "" || preB == "":
+		return preA == "", true // 1.0.0 comes after 1.0.0-rc1
+	}
+	return false, false // of two builds before a release, the text does not tell
+}
+
+func release(s string) (n [3]int, pre string, ok bool) {
+	s, _, _ = strings.Cut(strings.TrimPrefix(s, "v"), "+")
+	s, pre, _ = strings.Cut(s, "-")
+	parts := strings.Split(s, ".")
+	if len(parts) != 3 {
+		return n, "", false
+	}
+	for i, p := range parts {
+		v, err := strconv.Atoi(p)
+		if err != nil || v < 0 {
+			return n, "", false
+		}
+		n[i] = v
+	}
+	return n, pre, true
+}

@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-log/tflog"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/plan"
+)
+
+// ends are the two hosts of one pair; source and backup may be the same host.
+type ends struct {
+	client *client
+	source *host
+	backup *host
+	// pair is as the configuration or the state has it.
+	pair pair.Pair
+}
+
+func (c *client) ends(p pair.Pair) *ends {
+	return &ends{client: c, source: c.host(p.Source.Host), backup: c.host(p.Backup.Host), pair: p}
+}
+
+func (e *ends) host(role plan.Role) *host {
+	if role == plan.Source {
+		return e.source
+	}
+	return e.backup
+}
+
+// both holds one value for each role.
+type both[T any] struct{ source, backup T }
+
+func (b *both[T]) at(role plan.Role) *T {
+	if role == plan.Source {
+		return &b.source
+	}
+	return &b.backup
+}
+
+var roles = []plan.Role{plan.Source, plan.Backup}
+
+// trouble collects diagnostics from both hosts, in the order of the roles.
+type trouble struct{ both[diag.Diagnostics] }
+
+func (t *trouble) all() diag.Diagnostics { return append(slices.Clone(t.source), t.backup...) }
+
+// hostDiagnostic says what went wrong on a host, or on the way to it.
+func hostDiagnostic(role plan.Role, err error) diag.Diagnostic {
+	var e *hostError
+	if !errors.As(err, &e) {
+		return diag.NewErrorDiagnostic("Unexpected error", err.Error())
+	}
+	e = &hostError{Host: e.Host, At: e.At, Role: role, Step: e.Step, Err: e.Err, Hint: e.Hint, Unreachable: e.Unreachable}
+	detail := fmt.Sprintf("%s: %s: %v", e.At, e.Step, e.Err)
+	if e.Hint != "" {
+		detail += "\n\n" + e.Hint
+	}
+	summary := fmt.Sprintf("%s: %s", e.title(), e.summary())
+	if role == "" {
+		return diag.NewErrorDiagnostic(summary, detail)
+	}
+	return diag.NewAttributeErrorDiagnostic(path.Root(string(role)), summary, detail)
+}
+
+// summary is the error in a few words.
+func (e *hostError) summary() string {
+	switch e.Step {
+	case "resolve":
+		return "where it is is not known"
+	case "connect":
+		return "not reachable"
+	case "host key":
+		return "host key refused"
+	case "log in":
+		return "log-in refused"
+	case "sudo":
+		return "sudo refused"
+	}
+	return e.Step + " failed"
+}
+
+// problemDiagnostics turns what a host found wrong into diagnostics, each at its attribute.
+func (h *host) problemDiagnostics(ctx context.Context, role plan.Role, problems []pair.Problem) diag.Diagnostics {
+	var diags diag.Diagnostics
+	at := h.pool.At(ctx, h.name)
+	for _, p := range problems {
+		where := fmt.Sprintf("%s host %q", role, h.name)
+		summary := where + ": " + strings.TrimPrefix(p.Path+": ", ": ") + p.Msg
+		detail := fmt.Sprintf("Found on %s.", at)
+		if p.Hint != "" {
+			detail += "\n\n" + p.Hint
+		}
+		diags.AddAttributeError(attributeOf(role, p.Path), h.redact(summary), h.redact(detail))
+	}
+	return diags
+}
+
+// attributeOf is the attribute of the resource that a field's path, or an object of a role, belongs to.
+func attributeOf(role plan.Role, field string) path.Path {
+	root := group(field)
+	if root == "password" {
+		return path.Root("password_wo")
+	}
+	if _, ok := pairSchema().Attributes[root]; ok && root != "definition" {
+		return path.Root(root)
+	}
+	return path.Root(string(role))
+}
+
+// definitionDiagnostics turns what is wrong with a definition into diagnostics.
+func definitionDiagnostics(problems pair.Problems) diag.Diagnostics {
+	var diags diag.Diagnostics
+	for _, p := range problems {
+		detail := p.Hint
+		if detail == "" {
+			detail = "See lockstep.yaml(5)."
+		} else {
+			detail = strings.ToUpper(detail[:1]) + detail[1:] + "."
+		}
+		summary := p.Msg
+		if p.Path != "" {
+			summary = p.Path + ": " + summary
+		}
+		if root := group(p.Path); root != "" {
+			diags.AddAttributeError(path.Root(root), summary, detail)
+			continue
+		}
+		diags.AddError(summary, detail)
+	}
+	return diags
+}
+
+// preflight plans on both hosts without changing anything. All problems of both are told in one go.
+func (e *ends) preflight(ctx context.Context, req plan.Request) (both[plan.Reply], diag.Diagnostics) {
+	var replies both[plan.Reply]
+	var t trouble
+	req.Pair = e.pair
+	onBoth(func(role plan.Role) {
+		h := e.host(role)
+		b, err := h.trial(ctx)
+		if err != nil {
+			t.at(role).Append(hostDiagnostic(role, err))
+			return
+		}
+		if b.warning != "" {
+			t.at(role).AddAttributeWarning(path.Root(string(role)), fmt.Sprintf("%s host %q: lockstep is older than the provider", role, h.name), b.warning)
+		}
+		reply, err := h.call(ctx, b.path, plan.Plan, role, req)
+		if err != nil {
+			t.at(role).Append(hostDiagnostic(role, err))
+			return
+		}
+		if b.staged { // it is about the temporary directory; the installed one is root's
+			reply.Problems = slices.DeleteFunc(reply.Problems, func(p pair.Problem) bool { return p.Path == "unit" })
+		}
+		*replies.at(role) = reply
+		t.at(role).Append(h.problemDiagnostics(ctx, role, reply.Problems)...)
+	})
+	return replies, t.all()
+}
+
+// unreachable lists the hosts that do not answer.
+func (e *ends) unreachable(ctx context.Context) (names []string) {
+	for _, role := range roles {
+		var h *hostError
+		if _, err := e.host(role).look(ctx); errors.As(err, &h) && h.Unreachable {
+			names = append(names, e.host(role).name)
+		}
+	}
+	return names
+}
+
+// foreign says whether what the hosts hold under this pair's name belongs to another pair.
+func (e *ends) foreign(replies both[plan.Reply]) diag.Diagnostics {
+	var diags diag.Diagnostics
+	for _, role := range roles {
+		r := replies.at(role)
+		if !r.Exists || r.Pair == nil {
+			continue
+		}
+		if r.Pair.Source.Address == e.pair.Source.Address && r.Pair.Backup.Address == e.pair.Backup.Address ||
+			r.Pair.Source.Host == e.pair.Source.Host && r.Pair.Backup.Host == e.pair.Backup.Host {
+			continue
+		}
+		diags.AddAttributeError(path.Root("name"), fmt.Sprintf("%s host %q: it has a pair %q already, and that is another one", role, e.host(role).name, e.pair.Name),
+			fmt.Sprintf("There it leads from %s:%s to %s:%s. Choose another name, or destroy that pair first where it was made.",
+				r.Pair.Source.Host, r.Pair.Source.Path, r.Pair.Backup.Host, r.Pair.Backup.Path))
+	}
+	return diags
+}
+
+// existing refuses to create a pair that is on both hosts already.
+func (e *ends) existing(replies both[plan.Reply]) diag.Diagnostics {
+	var diags diag.Diagnostics
+	if replies.source.Exists && replies.backup.Exists {
+		id := pairID(e.pair.Source.Host, e.pair.Name)
+		diags.AddAttributeError(path.Root("name"), fmt.Sprintf("Pair %q exists already on both hosts", e.pair.Name),
+			fmt.Sprintf("It is on source host %q and backup host %q, and not in this state. Take it over with\n\n    terraform import lockstep_pair.NAME %s\n\nor, in the configuration,\n\n    import {\n      to = lockstep_pair.NAME\n      id = %q\n    }",
+				e.source.name, e.backup.name, id, id))
+	}
+	return diags
+}
+
+// job is one run of the exchange that makes a pair what its definition says.
+type job struct {
+	*ends
+	create   bool   // nothing of it is expected on the hosts; what is made is undone if it fails
+	rotate   bool   // make a new password generation
+	password string // given by the user; empty: the backup host makes one
+}
+
+// outcome is what the hosts say afterwards.
+type outcome struct {
+	checks   both[map[string]string]
+	versions both[string]
+	begun    both[bool] // an apply was tried there
+	kept     bool       // create: what was made could not be undone, so it must be remembered
+	// installed is set once the hosts may have been changed.
+	installed bool
+}
+
+func (o *outcome) take(role plan.Role, reply plan.Reply) {
+	*o.checks.at(role) = checksOf(role, reply)
+	*o.versions.at(role) = reply.Versions["lockstep"]
+}
+
+// run does it, in the order that the protocol prescribes: plan on both hosts, and nothing is changed unless
+// both agree; then the source host's key, the backup host, the source host, and the end of a rotation.
+func (j *job) run(ctx context.Context) (outcome, diag.Diagnostics) {
+	var out outcome
+	release, err := useBoth(ctx, j.source, j.backup)
+	if err != nil {
+		return out, diag.Diagnostics{diag.NewErrorDiagnostic("Cancelled", err.Error())}
+	}
+	defer release()
+	if j.create {
+		if diags := j.waitForHosts(ctx); diags.HasError() {
+			return out, diags
+		}
+	}
+	replies, diags := j.preflight(ctx, plan.Request{Rotate: j.rotate, Password: j.password})
+	if diags.HasError() {
+		return out, diags
+	}
+	diags.Append(j.foreign(replies)...)
+	if j.create {
+		diags.Append(j.existing(replies)...)
+	}
+	if diags.HasError() {
+		return out, diags
+	}
+
+	var t trouble
+	var binaries both[binary]
+	onBoth(func(role plan.Role) {
+		b, err := j.host(role).ready(ctx)
+		*binaries.at(role) = b
+		if err != nil {
+			t.at(role).Append(hostDiagnostic(role, err))
+		}
+	})
+	diags.Append(t.all()...)
+	if !diags.HasError() {
+		var failed diag.Diagnostics
+		out, failed = j.exchange(ctx, replies, binaries)
+		diags.Append(failed...)
+	}
+	out.installed = true
+	if diags.HasError() && j.create {
+		undo := j.undo(ctx, replies, out.begun)
+		out.kept = undo.HasError()
+		diags.Append(undo...)
+	}
+	return out, diags
+}
+
+func (j *job) waitForHosts(ctx context.Context) diag.Diagnostics {
+	var t trouble
+	onBoth(func(role plan.Role) {
+		h := j.host(role)
+		if err := h.pool.Wait(ctx, h.name, j.client.waitForHost); err != nil {
+			t.at(role).Append(hostDiagnostic(role, h.fail(ctx, "connect", err, "")))
+		}
+	})
+	return t.all()
+}
+
+// exchange applies the definition. before are the replies of the plan.
+func (j *job) exchange(ctx context.Context, before both[plan.Reply], binaries both[binary]) (outcome, diag.Diagnostics) {
+	var out outcome
+	var diags diag.Diagnostics
+	apply := func(role plan.Role, req plan.Request) (plan.Reply, bool) {
+		req.Pair = j.pair
+		h := j.host(role)
+		*out.begun.at(role) = true
+		reply, err := h.call(ctx, binaries.at(role).path, plan.Apply, role, req)
+		if err != nil {
+			diags.Append(hostDiagnostic(role, err))
+			return reply, false
+		}
+		for _, change := range reply.Changes {
+			tflog.Info(ctx, "changed", map[string]any{"host": h.name, "role": string(role), "object": change.Object, "path": change.Path, "action": change.Action})
+		}
+		diags.Append(h.problemDiagnostics(ctx, role, reply.Problems)...)
+		return reply, len(reply.Problems) == 0
+	}
+
+	key, ok := apply(plan.Source, plan.Request{Prepare: true})
+	if !ok {
+		return out, diags
+	}
+	// A given password may be another one in every run: it goes out only where a password is to be set.
+	lost := before.source.Fingerprint == "" || before.source.Fingerprint != before.backup.Fingerprint
+	password := ""
+	if j.create || j.rotate || lost {
+		password = j.password
+	}
+	backup, ok := apply(plan.Backup, plan.Request{Recipient: key.PublicKey, Rotate: j.rotate, Password: password})
+	if !ok {
+		return out, diags
+	}
+	out.take(plan.Backup, backup)
+	source, ok := apply(plan.Source, plan.Request{SealedPassword: backup.SealedPassword, Password: password})
+	if !ok {
+		return out, diags
+	}
+	out.take(plan.Source, source)
+	if source.Fingerprint != backup.Fingerprint {
+		diags.AddAttributeError(path.Root("source"), fmt.Sprintf("source host %q: it did not take over the password", j.source.name),
+			"After the exchange the two hosts answer different fingerprints of the password. This is a bug of lockstep; apply again, and report it if it stays.")
+		return out, diags
+	}
+	if before.backup.Exists { // a rotation ends when the source host has shown that it has switched
+		backup, ok = apply(plan.Backup, plan.Request{Fingerprint: source.Fingerprint})
+		if !ok {
+			return out, diags
+		}
+		out.take(plan.Backup, backup)
+	}
+	diags.Append(j.verify(ctx, out, binaries.source.path)...)
+	return out, diags
+}
+
+// verify reports what is still not right after everything was applied.
+func (j *job) verify(ctx context.Context, out outcome, lockstep string) diag.Diagnostics {
+	var diags diag.Diagnostics
+	for _, role := range roles {
+		for _, object := range slices.Sorted(maps.Keys(*out.checks.at(role))) {
+			if words := (*out.checks.at(role))[object]; words != plan.InSync {
+				diags.AddAttributeError(path.Root(string(role)), fmt.Sprintf("%s host %q: %s: %s", role, j.host(role).name, object, words),
+					fmt.Sprintf("Everything was applied, and this is left. Found on %s.", j.host(role).pool.At(ctx, j.host(role).name)))
+			}
+		}
+	}
+	if diags.HasError() || j.pair.Paused {
+		return diags
+	}
+	status, err := j.settle(ctx, lockstep)
+	if err != nil {
+		diags.Append(hostDiagnostic(plan.Source, err))
+		return diags
+	}
+	at := j.source.pool.At(ctx, j.source.name)
+	detail := func(more string) string {
+		text := fmt.Sprintf("%s: lockstep status %s says %q: %s", at, j.pair.Name, status.State, cmp.Or(status.Reason, "no reason given"))
+		if status.Hint != "" {
+			text += "\n\n" + status.Hint
+		}
+		return text + more
+	}
+	switch status.State {
+	case "failing":
+		diags.AddAttributeError(path.Root("source"), fmt.Sprintf("source host %q: nothing can be sent to the backup host", j.source.name), detail(""))
+	case "held", "degraded":
+		diags.AddAttributeWarning(path.Root("source"), fmt.Sprintf("source host %q: the pair is %s", j.source.name, status.State), detail(""))
+	}
+	return diags
+}
+
+// settleTime is how long a new pair may take to say how it is. A first full batch may take hours; that the
+// backup host lets it begin is known in a moment.
+const (
+	settleTime  = 20 * time.Second
+	settlePause = 100 * time.Millisecond
+)
+
+// settle waits until the agent has an opinion.
+func (j *job) settle(ctx context.Context, lockstep string) (agentStatus, error) {
+	deadline := time.Now().Add(settleTime)
+	for {
+		status, err := j.source.status(ctx, lockstep, j.pair.Name)
+		if err != nil {
+			return status, err
+		}
+		if status.State != "starting" && status.State != notRunning || time.Now().After(deadline) {
+			return status, nil
+		}
+		timer := time.NewTimer(settlePause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return status, j.source.fail(ctx, "wait for the agent", ctx.Err(), "")
+		case <-timer.C:
+		}
+	}
+}
+
+// undoTime bounds the undoing after a failure, whose own time may be up.
+const undoTime = 2 * time.Minute
+
+// undo removes what this run has made: the pair from the hosts that did not have it before, source first.
+func (j *job) undo(ctx context.Context, before both[plan.Reply], begun both[bool]) diag.Diagnostics {
+	var diags diag.Diagnostics
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	for _, role := range roles {
+		h := j.host(role)
+		if before.at(role).Exists || !*begun.at(role) {
+			continue
+		}
+		if err := j.destroyOne(ctx, role); err != nil {
+			diags.Append(hostDiagnostic(role, err))
+			diags.AddAttributeError(path.Root(string(role)), fmt.Sprintf("%s host %q: what this run had made could not be undone", role, h.name),
+				fmt.Sprintf("Parts of pair %q are still there; no data was touched. Terraform marks the pair as tainted. When the cause is gone,\n\n"+
+					"    terraform untaint ADDRESS\n    terraform apply\n\nheals it in place; without untaint it is destroyed and made anew, which does not touch the data either.", j.pair.Name))
+		}
+	}
+	return diags
+}
+
+// destroyOne removes the pair from one host.
+func (e *ends) destroyOne(ctx context.Context, role plan.Role) error {
+	h := e.host(role)
+	b, err := h.present(ctx)
+	if err == nil && b.path == "" { // removed by hand: what it made may still be there
+		b, err = h.trial(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	reply, err := h.call(ctx, b.path, plan.Destroy, role, plan.Request{Pair: e.pair})
+	if err != nil {
+		return err
+	}
+	if len(reply.Problems) > 0 {
+		p := reply.Problems[0]
+		return h.fail(ctx, "lockstep destroy", errors.New(pair.Problems(reply.Problems).Error()), p.Hint)
+	}
+	return nil
+}
+
+// withdraw removes the uploaded binaries from hosts that have no pair any more. The caller uses neither host.
+func (e *ends) withdraw(ctx context.Context) diag.Diagnostics {
+	var t trouble
+	onBoth(func(role plan.Role) {
+		if role == plan.Backup && e.source == e.backup {
+			return
+		}
+		h := e.host(role)
+		err := h.withdraw(ctx, func() (bool, error) {
+			b, err := h.present(ctx)
+			if err != nil || b.path == "" {
+				return false, err
+			}
+			reply, err := h.call(ctx, b.path, plan.Destroy, role, plan.Request{Pair: e.pair}) // once more: it counts
+			return err == nil && len(reply.Problems) == 0 && reply.Remaining == 0, err
+		})
+		if err != nil {
+			t.at(role).Append(diag.NewWarningDiagnostic(fmt.Sprintf("%s host %q: the lockstep binary stays", role, h.name),
+				fmt.Sprintf("The pair is gone; only the binary that was uploaded could not be removed: %v", err)))
+		}
+	})
+	return t.all()
+}
+
+// agentStatus is what `lockstep status NAME --json` says, as far as the provider shows it.
+type agentStatus struct {
+	State      string     `json:"state"`
+	Reason     string     `json:"reason"`
+	Hint       string     `json:"hint"`
+	Since      time.Time  `json:"since"`
+	LagSeconds float64    `json:"lag_seconds"`
+	LastInStep *time.Time `json:"last_in_step"`
+	Backlog    struct {
+		Paths    int64 `json:"paths"`
+		Deletion int64 `json:"deletion"`
+	} `json:"backlog"`
+	Held *struct {
+		Reason string   `json:"reason"`
+		Count  int64    `json:"count"`
+		Paths  []string `json:"paths"`
+	} `json:"held"`
+	Ledger struct {
+		Count int64 `json:"count"`
+	} `json:"ledger"`
+	Watch struct {
+		Backend string `json:"backend"`
+	} `json:"watch"`
+	Full struct {
+		Running bool       `json:"running"`
+		Percent int64      `json:"percent"`
+		Last    *time.Time `json:"last"`
+	} `json:"full"`
+	Latency struct {
+		P50 float64 `json:"p50_seconds"`
+		P99 float64 `json:"p99_seconds"`
+	} `json:"latency"`
+}
+
+// notRunning is the state of a pair whose agent does not answer.
+const notRunning = "not running"
+
+// status asks the agent of a pair.
+func (h *host) status(ctx context.Context, lockstep, name string) (agentStatus, error) {
+	const step = "lockstep status"
+	result, err := h.root(ctx, step, []string{lockstep}, []string{"version"}, []string{"status", name, "--json"}, nil)
+	if err != nil {
+		return agentStatus{}, err
+	}
+	var s agentStatus
+	if len(strings.TrimSpace(string(result.Stdout))) == 0 && result.Status == 6 { // lockstep(8): no agent answers
+		reason, hint, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(result.Stderr), "lockstep: "), "\nhint: ")
+		return agentStatus{State: notRunning, Reason: reason, Hint: hint}, nil
+	}
+	if err := h.decode(ctx, step, lockstep, result, &s); err != nil {
+		return agentStatus{}, err
+	}
+	if s.State == "" {
+		return s, h.fail(ctx, step, fmt.Errorf("exit status %d: %s", result.Status, tail(cmp.Or(result.Stderr, string(result.Stdout)))), "")
+	}
+	return s, nil
+}
