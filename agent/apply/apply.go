@@ -478,7 +478,13 @@ func (s *session) tryLogin(ctx context.Context, secret plan.Secret, steps []plan
 	case strings.HasPrefix(refused.Reply, "auth failed"):
 		return stop("secret", fmt.Sprintf("%s: the backup host refuses the password", at), "apply the backup role again and relay its sealed_password")
 	case strings.HasPrefix(refused.Reply, "Unknown module"):
-		return stop("backup.module", fmt.Sprintf("%s: the backup host has no such module", at), "apply the backup role first; backup.port may also be that of another daemon")
+		// Our modules are not listed, and then the daemon says the same to an address that it does not let in.
+		from := ""
+		if refused.From != "" {
+			from = " from " + refused.From
+		}
+		return stop("source.address", fmt.Sprintf("%s: the backup host has no such module, or does not let the source host in, which dials%s while source.address is %s",
+			at, from, p.Source.Address), "write the address that the backup host sees in source.address, and apply the backup role first")
 	}
 	return stop("backup.address", fmt.Sprintf("%s: %s", at, refused.Reply), "")
 }

@@ -387,7 +387,7 @@ func TestUnreachableModuleStopsTheSourceBeforeAnyChange(t *testing.T) {
 	backup.Edit(plan.SecretsFile("data"), replace("\nlockstep-1:", "\nlockstep-1:x"))
 	try("secret", "refuses the password")
 	backup.Remove(plan.ModuleFile("data"))
-	try("backup.module", "no such module")
+	try("source.address", "no such module", "source.address is 127.0.0.1")
 
 	// A pair that runs can be changed while its backup is away.
 	mustExchange(t, m, plan.Request{Pair: p})

@@ -118,8 +118,12 @@ type Login struct {
 	Password string
 }
 
-// LoginError is what the daemon answered instead of letting the client in.
-type LoginError struct{ Reply string }
+// LoginError is what the daemon answered instead of letting the client in. To a client that `hosts allow` keeps out,
+// a module with `list = no` is an unknown one.
+type LoginError struct {
+	Reply string
+	From  string // our address on the connection
+}
 
 func (e *LoginError) Error() string { return e.Reply }
 

@@ -101,7 +101,8 @@ func login(ctx context.Context, l Login) error {
 				return err
 			}
 		case strings.HasPrefix(line, "@ERROR"):
-			return &LoginError{Reply: strings.TrimPrefix(line, "@ERROR: ")}
+			from, _, _ := net.SplitHostPort(conn.LocalAddr().String())
+			return &LoginError{Reply: strings.TrimPrefix(line, "@ERROR: "), From: from}
 		}
 		// Anything else is the message of the day.
 	}
