@@ -13,7 +13,7 @@ import (
 // one goroutine, and not after List has returned.
 //
 // Temporary files of transfers that run at the same time, and unfinished parts that the next transfer of their file
-// will use, are not reported as extraneous.
+// will use, are not reported as extraneous. Parts of no use are, by the directory that holds them.
 func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each func(Item) error) Result {
 	began := time.Now()
 	paths := opts.Paths
@@ -64,19 +64,18 @@ type leftovers struct {
 // inUse reports whether an extraneous item is not the user's and will go, or be used, by itself.
 func (l *leftovers) inUse(it Item) bool {
 	dir, name := split(it.Path)
-	if name == partialDir {
-		return it.Dir && l.partials[it.Path]
+	if name == partialDir && it.Dir {
+		return l.partials[it.Path]
 	}
 	if parent, last := split(dir); last == partialDir {
-		// Rsync continues from it when it sends the file, and removes it then.
+		// Rsync continues from it when it sends the file, and removes it then. The directory stands for those of no use.
 		if e, err := l.root.Lstat(join(parent, name)); err == nil && e.Mode.IsRegular() {
 			if l.partials == nil {
 				l.partials = map[string]bool{}
 			}
 			l.partials[dir] = true
-			return true
 		}
-		return false
+		return true
 	}
 	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir && l.overlapped() {
 		// Of a name that is too long with the additions, rsync takes the beginning.

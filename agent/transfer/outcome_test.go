@@ -344,7 +344,10 @@ func TestUnreadableSource(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	if os.Geteuid() == 0 {
-		f.r.rsync = asNobody(t, f.r.rsync)
+		if _, err := os.Stat("/usr/bin/setpriv"); err != nil {
+			t.Skip("as root, setpriv is needed to run rsync without rights")
+		}
+		f.r.rsync = scripts.nobody
 		f.ok(os.Chmod(filepath.Dir(f.src), 0o755)) // t.TempDir's parent
 		f.ok(os.Chmod(f.d.PasswordFile, 0o600))
 		f.ok(os.Chown(f.d.PasswordFile, 65534, 65534))
@@ -367,27 +370,4 @@ func TestUnreadableSource(t *testing.T) {
 	if len(extra) > 0 {
 		t.Errorf("reported as extraneous after a read error: %q", extra)
 	}
-}
-
-// asNobody returns a program that runs rsync as uid 65534.
-func asNobody(t *testing.T, rsync string) string {
-	t.Helper()
-	setpriv := "/usr/bin/setpriv"
-	if _, err := os.Stat(setpriv); err != nil {
-		t.Skip("as root, setpriv is needed to run rsync without rights")
-	}
-	d, err := os.MkdirTemp("", "lockstep-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(d) })
-	if err := os.Chmod(d, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	script := filepath.Join(d, "rsync")
-	text := "#!/bin/sh\nexec " + setpriv + " --reuid=65534 --regid=65534 --clear-groups " + rsync + ` "$@"` + "\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return script
 }

@@ -87,7 +87,7 @@ var (
 	// module, in most; a name may hold quotes and brackets itself, so the patterns hold both ends.
 	quotedName = regexp.MustCompile(`^[^"]*"(.*)"(?: \(in [^()"]*\))?\)?$`)
 	twoNames   = regexp.MustCompile(`^(?:symlink|rename|link|copy|hard link|rename failed for|copy failed for) "(.*?)"(?: \(in [^()"]*\))? (?:->|=>|\(from) ?"?.*$`)
-	xattrName  = regexp.MustCompile(`\w+\("?(.*?)"?, ?"?(?:[a-z]+\.|ACL_)[^"]*"?\)$`)
+	xattrName  = regexp.MustCompile(`\w+\("?(.*?)"?(?: \(in [^()"]*\))?, ?"?(?:[a-z]+\.|ACL_)[^"]*"?\)$`)
 	bareName   = regexp.MustCompile(`^(?:delete_file|set_acl|get_acl|rsync_xal_set|rsync_xal_get|unpack_smb_acl|default_perms_for_dir)?:? ?\w+\((.*)\)$`)
 
 	vanishedLine   = regexp.MustCompile(`^(?:file|directory) has vanished: "(.*)"$`)
@@ -124,7 +124,7 @@ func (rep *report) errLine(line string) {
 		return
 	}
 	rep.stderr.add(line)
-	if !rep.common(line) && !rep.failure(line) {
+	if !(strings.HasPrefix(line, "rsync: ") && rep.failure(line)) && !rep.common(line) && !rep.failure(line) {
 		if len(rep.unknown) < maxCauses && !summaryLine.MatchString(line) {
 			rep.unknown = append(rep.unknown, line)
 		}

@@ -195,6 +195,7 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	defer stop(nil)
 	rep := newReport(kind, root, paths)
 	var stats Stats
+	stopped := false
 
 	cmd := exec.CommandContext(runCtx, r.rsync, args...)
 	cmd.Env = environment()
@@ -211,7 +212,11 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 		if !strings.HasPrefix(line, itemMark) && (rep.outLine(line) || stats.statLine(line)) || line == "" {
 			return
 		}
-		if err := each(line); err != nil && context.Cause(runCtx) == nil {
+		if stopped {
+			return // what is on its way until the signal arrives
+		}
+		if err := each(line); err != nil {
+			stopped = true
 			stop(err)
 		}
 	}}
