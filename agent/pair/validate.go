@@ -14,8 +14,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/robfig/cron/v3"
 )
 
 // Limits of a definition. Those of a pattern and a path are rsync's and the kernel's MAXPATHLEN: rsync drops a
@@ -254,104 +252,6 @@ func (v *validator) id(path, s, what string) {
 	}
 }
 
-func (v *validator) patterns(p Pair) {
-	v.excludes("exclude", p.Exclude)
-	v.excludes("full.exclude", p.Full.Exclude)
-	v.count("filter", p.Filter)
-	for i, rule := range p.Filter {
-		at := fmt.Sprintf("filter[%d]", i)
-		if v.pattern(at, rule) {
-			if msg, hint := checkRule(rule); msg != "" {
-				v.add(at, msg, hint)
-			}
-		}
-	}
-}
-
-func (v *validator) count(path string, list []string) {
-	if len(list) > maxPatterns {
-		v.add(path, fmt.Sprintf("has %d entries; the limit is %d, because each goes to rsync as an argument", len(list), maxPatterns),
-			"exclude whole directories")
-	}
-}
-
-func (v *validator) excludes(path string, list []string) {
-	v.count(path, list)
-	for i, pattern := range list {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		if !v.pattern(at, pattern) {
-			continue
-		}
-		switch {
-		case strings.HasPrefix(pattern, "- "):
-			v.add(at, fmt.Sprintf("%q is a filter rule to rsync", pattern), "write "+strconv.Quote(pattern[2:]))
-		case strings.HasPrefix(pattern, "+ "):
-			v.add(at, fmt.Sprintf("%q would include, not exclude", pattern), "exclude comes before filter; write this and what it is an exception from in filter, in that order")
-		case strings.HasPrefix(pattern, "!"):
-			v.add(at, fmt.Sprintf("%q: rsync has no ! in front of a pattern, and ! alone clears the list", pattern),
-				"to include again, write "+strconv.Quote("+ "+strings.TrimSpace(pattern[1:]))+" and after it what it is an exception from in filter; for a name that begins with !, write ? in its place")
-		case strings.HasPrefix(pattern, "./"):
-			v.add(at, fmt.Sprintf("%q matches nothing: rsync has no ./ in the names it compares", pattern), "write "+strconv.Quote(pattern[1:]))
-		}
-	}
-}
-
-func (v *validator) pattern(at, s string) bool {
-	switch {
-	case strings.TrimSpace(s) == "":
-		v.add(at, "is empty", "remove it")
-	case strings.ContainsAny(s, "\n\x00"):
-		v.add(at, fmt.Sprintf("%q has a line break or a NUL", s), "write ? in its place")
-	case !utf8.ValidString(s), strings.ContainsRune(s, utf8.RuneError):
-		v.add(at, "is not UTF-8 text", "write ? or * in place of the bytes that are not")
-	case len(s) > maxText:
-		v.add(at, fmt.Sprintf("is longer than %d bytes; rsync would drop it", maxText), "")
-	default:
-		return true
-	}
-	return false
-}
-
-// checkRule checks one rule of rsync(1) FILTER RULES. Lockstep deletes only what is missing from the source, so
-// a rule that hides a file from the sender while it stays deletable on the receiver can't be obeyed.
-func checkRule(rule string) (msg, hint string) {
-	head, pattern, found := strings.Cut(rule, " ")
-	const forms = `write "- PATTERN", "+ PATTERN", "P PATTERN" (protect) or "R PATTERN" (risk)`
-	name, modifiers, comma := strings.Cut(head, ",")
-	if !comma && len(head) > 1 && strings.ContainsAny(head[:1], "-+.:!HSPR") {
-		name, modifiers = head[:1], head[1:]
-	}
-	switch name {
-	case ".", "merge", ":", "dir-merge":
-		return fmt.Sprintf("%q reads further rules from a file, which lockstep would not see change", rule), "write the rules here"
-	case "!", "clear":
-		return fmt.Sprintf("%q clears the rules before it", rule), "remove it and those rules"
-	case "H", "hide", "S", "show":
-		return fmt.Sprintf("%q hides on one side only, and what is hidden would count as deleted from the source", rule),
-			"write " + strconv.Quote("- "+pattern)
-	case "-", "exclude", "+", "include", "P", "protect", "R", "risk":
-	default:
-		return fmt.Sprintf("%q is not a filter rule", rule), forms
-	}
-	if !found || strings.TrimSpace(pattern) == "" {
-		return fmt.Sprintf("%q has no pattern", rule), forms
-	}
-	for _, m := range modifiers {
-		switch m {
-		case '!', 'p', 'r', 'x':
-		case '/':
-			return fmt.Sprintf("%q: the modifier / compares with paths of the host, which differ on the two hosts", rule), "anchor with / in the pattern"
-		case 's':
-			return fmt.Sprintf("%q: the modifier s hides on one side only, and what is hidden would count as deleted from the source", rule), "remove the s"
-		case 'C':
-			return fmt.Sprintf("%q: the modifier C reads .cvsignore files", rule), "write the patterns out"
-		default:
-			return fmt.Sprintf("%q: unknown modifier %q", rule, m), forms
-		}
-	}
-	return "", ""
-}
-
 func (v *validator) deletions(p Pair) {
 	if p.Delete.MaxFiles < 0 {
 		v.add("delete.max_files", "is below 0", "write 0 to hold by max_percent alone")
@@ -476,55 +376,6 @@ func checkRate(s string) (msg, hint string) {
 	}
 	return "", ""
 }
-
-func (v *validator) schedule(p Pair) {
-	if _, err := p.Full.Schedule(); err != nil {
-		v.add("full.every", err.Error(), `write a duration such as 24h, a cron line such as "0 3 * * *", or "" for only at start`)
-	}
-	r := p.Retry
-	v.span("retry.initial", r.Initial, time.Millisecond, 24*time.Hour)
-	if v.span("retry.max", r.Max, time.Millisecond, 24*time.Hour) && r.Max < r.Initial {
-		v.add("retry.max", fmt.Sprintf("%s is shorter than retry.initial, %s", r.Max, r.Initial), "write "+r.Initial.String()+" or more")
-	}
-}
-
-// Schedule returns when full batches are due beside the one at every start, nil for never. The cron line
-// is read in the time zone of the time that its Next is asked about.
-func (f Full) Schedule() (cron.Schedule, error) {
-	s := f.Every
-	if s == "" {
-		return nil, nil
-	}
-	if d, err := ParseDuration(s); err == nil {
-		if time.Duration(d) < time.Minute {
-			return nil, fmt.Errorf("%s is shorter than a minute", d)
-		}
-		return interval(d), nil
-	}
-	fields := strings.Fields(s)
-	switch {
-	case len(fields) == 1 && decimal.MatchString(s):
-		return nil, fmt.Errorf("%s: a number without a unit is not a duration", s)
-	case len(fields) == 1 && slices.Contains([]string{"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}, s):
-	case strings.HasPrefix(s, "TZ=") || strings.HasPrefix(s, "CRON_TZ="):
-		return nil, fmt.Errorf("%q: the time zone is the source host's", s)
-	case len(fields) != 5:
-		return nil, fmt.Errorf("%q is neither a duration nor a cron line of five fields", s)
-	}
-	schedule, err := cron.ParseStandard(strings.Join(fields, " "))
-	if err != nil {
-		return nil, fmt.Errorf("%q is not a cron line: %v", s, err)
-	}
-	// Next gives up after five years: 30 February. The start is a fixed one to keep the answer the same every day.
-	if schedule.Next(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-		return nil, fmt.Errorf("%q never comes", s)
-	}
-	return schedule, nil
-}
-
-type interval time.Duration
-
-func (i interval) Next(t time.Time) time.Time { return t.Add(time.Duration(i)) }
 
 func (v *validator) listen(p Pair) {
 	s := p.Metrics.Listen

@@ -3,8 +3,10 @@
 package sersync
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +14,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/rogpeppe/go-internal/txtar"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
 )
@@ -120,12 +126,69 @@ func check(t *testing.T, result *Result) {
 		if diff := cmp.Diff(p, again); diff != "" {
 			t.Errorf("the YAML says something else:\n%s", diff)
 		}
+		for as, read := range map[Format]func(string) (any, error){Ansible: readTask, Terraform: readResource} {
+			text, err := one.Render(as)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fields, err := read(text)
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", as, err, text)
+			}
+			data, err := json.Marshal(fields)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err = pair.Parse(data); err != nil {
+				t.Fatalf("%s: %v\n%s", as, err, data)
+			}
+			if diff := cmp.Diff(p, again); diff != "" {
+				t.Errorf("the %s says something else:\n%s", as, diff)
+			}
+		}
 	}
 	for _, n := range result.Notes {
 		if n.Outcome == "" || n.Setting == "" || strings.ContainsAny(n.Setting, "\n") {
 			t.Errorf("a note that says nothing: %+v", n)
 		}
 	}
+}
+
+// readTask gives the parameters of the only task.
+func readTask(text string) (any, error) {
+	var tasks []map[string]any
+	if err := yaml.Unmarshal([]byte(text), &tasks); err != nil {
+		return nil, err
+	}
+	if len(tasks) != 1 {
+		return nil, fmt.Errorf("%d tasks", len(tasks))
+	}
+	return tasks[0]["lockstep.replication.pair"], nil
+}
+
+// readResource gives the attributes of the only resource.
+func readResource(text string) (any, error) {
+	file, diags := hclsyntax.ParseConfig([]byte(text), "main.tf", hcl.InitialPos)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	body, ok := file.Body.(*hclsyntax.Body)
+	if !ok || len(body.Blocks) != 1 {
+		return nil, errors.New("not one resource")
+	}
+	fields := map[string]any{}
+	for name, attribute := range body.Blocks[0].Body.Attributes {
+		value, diags := attribute.Expr.Value(nil)
+		if diags.HasErrors() {
+			return nil, diags
+		}
+		data, err := ctyjson.Marshal(value, value.Type())
+		if err != nil {
+			return nil, err
+		}
+		fields[name] = json.RawMessage(data)
+	}
+	return fields, nil
 }
 
 func TestImportErrors(t *testing.T) {
@@ -228,7 +291,7 @@ func FuzzParse(f *testing.F) {
 			}
 			// Comments stay comments, whatever the file says.
 			for line := range strings.Lines(text) {
-				if strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\r\x85\x00") {
+				if strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\r\u0085\u2028\x00") {
 					t.Fatalf("a line that is two: %q", line)
 				}
 			}

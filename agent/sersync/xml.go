@@ -89,7 +89,7 @@ func readXML(data []byte) (*element, pair.Problems) {
 	for {
 		line, _ := dec.InputPos()
 		tok, err := dec.RawToken()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
