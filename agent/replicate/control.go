@@ -129,8 +129,8 @@ func (l *loop) resume(ctx context.Context) error {
 	})
 }
 
-// approval says what an approval let through.
-type approval struct {
+// Approval says what an approval let through.
+type Approval struct {
 	Deletions int    `json:"deletions"` // entries on the backup
 	Paths     int    `json:"paths"`     // top-most paths
 	Source    string `json:"source,omitempty"`
@@ -138,8 +138,8 @@ type approval struct {
 
 // approve lets pass what is held now. When another directory than the provisioned one is at the source path, it becomes
 // the provisioned one.
-func (l *loop) approve(ctx context.Context) (approval, error) {
-	var a approval
+func (l *loop) approve(ctx context.Context) (Approval, error) {
+	var a Approval
 	var id *transfer.Identity
 	err := l.call(ctx, func(now time.Time) {
 		var other *errNotProvisioned
@@ -169,9 +169,9 @@ func (l *loop) approve(ctx context.Context) (approval, error) {
 	})
 }
 
-func (l *loop) approveHeld(now time.Time) approval {
+func (l *loop) approveHeld(now time.Time) Approval {
 	fs := l.door.approve()
-	a := approval{Paths: len(fs)}
+	a := Approval{Paths: len(fs)}
 	for _, f := range fs {
 		a.Deletions += f.count
 		l.passed = append(l.passed, f)

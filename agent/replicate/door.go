@@ -61,12 +61,13 @@ type door struct {
 	since    time.Time // when the first of pending arrived
 	last     time.Time // when the last did
 	checking []deletion
+	arrived  time.Time // when the first of checking arrived
 
 	// total is how many entries the backup has: those of the last full comparison, less what was deleted
 	// since. It is meaningless until counted is set.
-	total   int
-	counted bool
-	added   int // files sent since then, some of which may be new
+	total     int
+	counted   bool
+	countedAt time.Time
 	// recount is set while pending waits for a full comparison to know total better.
 	recount bool
 
@@ -147,6 +148,7 @@ func (d *door) due() (at time.Time, ok bool) {
 
 // take hands out all pending deletions for an inspection; judge or giveBack must follow.
 func (d *door) take() []deletion {
+	d.arrived = d.since
 	d.checking = make([]deletion, 0, len(d.pending))
 	for _, del := range d.pending {
 		d.checking = append(d.checking, del)
@@ -184,15 +186,16 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	case v.empty:
 		d.hold(now, v.gone, dropped, "the source directory is empty")
 		return nil
-	case !d.over(n, 0):
+	case !d.over(n):
 		d.done += n
 		d.lastDone = now
 		return v.gone
-	case !d.counted, !d.over(n, d.added):
-		// Over the budget for what is known of the backup, which may have grown since.
+	case !d.counted, d.countedAt.Before(d.arrived):
+		// Over the budget for what was known of the backup, which may have grown since.
 		for _, f := range v.gone {
 			d.add(now, f.deletion)
 		}
+		d.since = d.arrived
 		d.dropped += dropped
 		d.recount = true
 		return nil
@@ -205,10 +208,10 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 
 func (d *door) burstOver(now time.Time) bool { return now.Sub(d.lastDone) >= burstEnd }
 
-// over reports whether n more deletions exceed both limits, if the backup has more entries than known by added.
-func (d *door) over(n, added int) bool {
+// over reports whether n more deletions exceed both limits.
+func (d *door) over(n int) bool {
 	n += d.done
-	return n > d.maxFiles && (!d.counted || n*100 > d.maxPercent*(d.total+d.done+added))
+	return n > d.maxFiles && (!d.counted || n*100 > d.maxPercent*(d.total+d.done))
 }
 
 // hold keeps deletions until they are approved or lapse.
@@ -266,7 +269,7 @@ func (d *door) failed(now time.Time, fs []finding) {
 
 // count notes the number of entries that a full comparison found on the backup.
 func (d *door) count(now time.Time, total int) {
-	d.total, d.counted, d.added = total, true, 0
+	d.total, d.counted, d.countedAt = total, true, now
 	if d.recount {
 		d.recount = false
 		d.last = now.Add(-burstQuiet)

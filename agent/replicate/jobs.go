@@ -576,7 +576,6 @@ func (l *loop) account(now time.Time, res transfer.Result) {
 	l.counters.Bytes += res.Stats.Bytes
 	l.counters.SentBytes += res.Stats.Sent
 	l.counters.Deleted += res.Stats.Deleted
-	l.door.added += int(res.Stats.Transferred)
 	switch res.Class {
 	case transfer.Done:
 		l.unknown = 0

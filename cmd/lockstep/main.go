@@ -70,6 +70,13 @@ func commands() []command {
 		{"import", "sersync FILE [--as FORMAT]", "make definitions out of sersync's confxml.xml", runImport},
 		{"run", "NAME", "replicate a pair until told to stop", runRun},
 		{"status", "[NAME] [--json] [--watch]", "tell how pairs are", runStatus},
+		{"wait", "[NAME] [--timeout 60s]", "wait until the changes up to now are on the backup", runWait},
+		{"sync", "[NAME]", "compare both sides now and send what differs", runSync},
+		{"verify", "[NAME] [--repair]", "compare the contents of both sides", runVerify},
+		{"pause", "[NAME]", "stop sending; changes are still gathered", runPause},
+		{"resume", "[NAME]", "go on after a pause", runResume},
+		{"approve", "[NAME]", "let held deletions pass", runApprove},
+		{"demo", "[--keep]", "show a pair at work on this machine, without root", runDemo},
 		{"version", "", "print the version", runVersion},
 	}
 }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/replicate"
+)
+
+// runSync is `lockstep sync`: a full batch now, with progress.
+func runSync(ctx context.Context, std stdio, args []string) error {
+	f := newPairFlags(std, "sync", "[NAME] [--runtime-dir DIR]")
+	c, err := f.one(args)
+	if err != nil {
+		return err
+	}
+	show := newProgressLine(std.err)
+	var last replicate.Status
+	err = c.stream(ctx, "/sync", func(u replicate.Update) {
+		if u.Status == nil {
+			return
+		}
+		last = *u.Status
+		words := fullLine(last.Full, time.Now())
+		if o := last.Outage; o != nil {
+			words = o.Message
+		}
+		show.set(words)
+	})
+	show.end()
+	if err != nil {
+		return err
+	}
+	full := last.Full
+	fmt.Fprintf(std.out, "%s compared in %s: %d differed, %d were only on the backup\n", count(full.Entries, "entry"),
+		short(time.Duration(full.LastSeconds*float64(time.Second))), full.Differs, full.Extra)
+	if last.State != replicate.InStep && last.State != replicate.Behind {
+		return &statusError{stateStatus(last.State), fmt.Errorf("pair %q is %s: %s", last.Pair, last.State, visible(last.Reason))}
+	}
+	return nil
+}

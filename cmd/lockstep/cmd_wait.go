@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/replicate"
+)
+
+// runWait is `lockstep wait`: it ends when everything that happened in the source before is on the backup.
+func runWait(ctx context.Context, std stdio, args []string) error {
+	f := newPairFlags(std, "wait", "[NAME] [--timeout 60s] [--runtime-dir DIR]")
+	timeout := f.Duration("timeout", time.Minute, "give up after this `time`")
+	c, err := f.one(args)
+	if err != nil {
+		return err
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	var last *replicate.Status
+	err = c.stream(waitCtx, "/wait", func(u replicate.Update) {
+		if u.Status != nil {
+			last = u.Status
+		}
+	})
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		state := ""
+		if last != nil {
+			state = ": " + string(last.State)
+			if last.Reason != "" {
+				state += ": " + visible(last.Reason)
+			}
+			if last.Hint != "" {
+				state += "\nhint: " + visible(last.Hint)
+			}
+		}
+		return &statusError{exitTimeout, fmt.Errorf("pair %q: not everything is on the backup after %v%s", c.name, *timeout, state)}
+	}
+	return err
+}
