@@ -182,6 +182,6 @@ func RequiredOptions() []string {
 		"archive", "recursive", "dirs", "relative", "links", "perms", "times", "group", "owner", "devices", "specials",
 		"numeric-ids", "modify-window", "timeout", "stats", "partial-dir",
 		"delete", "delete-*", "force", "existing", "ignore-existing", "prune-empty-dirs",
-		"checksum", "compress*", "bwlimit",
+		"checksum", "compress*", "new-compress", "old-compress", "bwlimit",
 	}
 }

@@ -88,7 +88,7 @@ var (
 	quotedName = regexp.MustCompile(`^[^"]*"(.*)"(?: \(in [^()"]*\))?\)?$`)
 	twoNames   = regexp.MustCompile(`^(?:symlink|rename|link|copy|hard link|rename failed for|copy failed for) "(.*?)"(?: \(in [^()"]*\))? (?:->|=>|\(from) ?"?.*$`)
 	xattrName  = regexp.MustCompile(`\w+\("?(.*?)"?(?: \(in [^()"]*\))?, ?"?(?:[a-z]+\.|ACL_)[^"]*"?\)$`)
-	bareName   = regexp.MustCompile(`^(?:delete_file|set_acl|get_acl|rsync_xal_set|rsync_xal_get|unpack_smb_acl|default_perms_for_dir)?:? ?\w+\((.*)\)$`)
+	bareName   = regexp.MustCompile(`^(?:delete_file|set_acl|get_acl|rsync_xal_set|rsync_xal_get|unpack_smb_acl|default_perms_for_dir)?:? ?\w+\((.+)\)$`)
 
 	vanishedLine   = regexp.MustCompile(`^(?:file|directory) has vanished: "(.*)"$`)
 	diminishedLine = regexp.MustCompile(`^skipped diminished file: "(.*)"$`)

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// hardened is the module that lockstep makes on a backup host, as far as it has to do with what runs may do.
+func hardened(accepted []string) []string {
+	settings := []string{
+		"write only = yes", "list = no", "numeric ids = yes", "munge symlinks = no", "strict modes = yes",
+		"hosts allow = 127.0.0.1", "hosts deny = *", "reverse lookup = no", "forward lookup = no", "timeout = 600",
+		"refuse options = * !" + strings.Join(accepted, " !"),
+	}
+	if os.Geteuid() == 0 {
+		settings = append(settings, "uid = 0", "gid = *", "use chroot = yes")
+	}
+	return settings
+}
+
+// everyRun does each kind of run with every field of Options set, and reports what a module refuses.
+func everyRun(f *fixture) (refused string) {
+	f.Helper()
+	check := func(res Result) {
+		if res.Class == Permanent && strings.Contains(res.Message, "refuses the rsync option") {
+			refused = res.Message
+		} else if res.Class != Done || len(res.Failed) > 0 {
+			// A daemon that refuses compression says so outside the protocol, and one that refuses to delete
+			// takes the entries of missing paths for broken ones.
+			refused = res.Message
+		}
+	}
+	ignore := func(Item) error { return nil }
+	f.make(dir{"a": file("x"), "d": dir{"f": file("y")}, "was": dir{"f": file("")}})
+	check(f.r.Probe(f.Context()))
+	check(f.run(Job{Kind: Tree, Paths: []string{""}}))
+	f.rm("was")
+	f.write("was", "a file now")
+	check(f.send("a", "d/f"))
+	check(f.r.ListMissing(f.Context(), f.root(), []string{"was", "gone"}, ignore))
+	check(f.run(Job{Kind: Send, Paths: []string{"was"}, Force: true}))
+	f.rm("d")
+	check(f.del("d"))
+	check(f.r.List(f.Context(), f.root(), ListOptions{Delete: true, Checksum: true}, ignore))
+	return refused
+}
+
+func TestModuleNeedsToAcceptNoMoreThanTheRequiredOptions(t *testing.T) {
+	t.Parallel()
+	f := newFixtureWith(t, func(o *Options) {
+		o.Compress, o.BandwidthLimit, o.Timeout = "zlib", "100m", 30*time.Second
+		o.Exclude, o.Filter, o.FullExclude = []string{"*.tmp"}, []string{"P x"}, []string{"*.iso"}
+	}, hardened(RequiredOptions())...)
+	if refused := everyRun(f); refused != "" {
+		t.Error(refused)
+	}
+	for _, compress := range []string{"zstd", "lz4", "zlibx"} {
+		f.r.opts.Compress = compress
+		if res := f.r.Probe(f.Context()); res.Class != Done {
+			t.Errorf("%s: %+v", compress, res)
+		}
+	}
+	f.done(f.r.Canary(f.Context()))
+}
