@@ -48,14 +48,23 @@ var shared struct {
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if shared.world != nil {
-		if err := shared.world.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "take the shared lab down:", err)
-			status = 1
-		}
-		os.RemoveAll(shared.dir)
+	if mirrorDir != "" {
+		os.RemoveAll(mirrorDir)
+	}
+	if err := closeShared(); err != nil {
+		fmt.Fprintln(os.Stderr, "take the shared lab down:", err)
+		status = 1
 	}
 	os.Exit(status)
+}
+
+func closeShared() error {
+	if shared.world == nil {
+		return nil
+	}
+	err := errors.Join(shared.world.Close(), os.RemoveAll(shared.dir))
+	shared.world, shared.applied = nil, false
+	return err
 }
 
 // need skips a test that cannot run here, by name and reason; in CI that is a failure.
@@ -94,12 +103,9 @@ func newWorld(t *testing.T) *world {
 }
 
 func boot(ctx context.Context, dir string) (*world, error) {
-	rc, err := filepath.Abs(filepath.Join(repository, "build", "terraform.rc"))
+	rc, err := mirror()
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(rc); err != nil {
-		return nil, fmt.Errorf("%w\nhint: make mirror", err)
 	}
 	l, err := lab.Start(ctx, lab.Options{})
 	if err != nil {
@@ -107,6 +113,25 @@ func boot(ctx context.Context, dir string) (*world, error) {
 	}
 	return &world{Lab: l, source: l.Host("nfs01"), backup: l.Host("backup"), dir: dir, rc: rc}, nil
 }
+
+// mirror copies what `make mirror` built, so that a build meanwhile does not change the provider below a test,
+// and gives a Terraform CLI configuration that uses the copy.
+var mirror = sync.OnceValues(func() (rc string, err error) {
+	built := filepath.Join(repository, "build", "mirror")
+	if _, err := os.Stat(built); err != nil {
+		return "", fmt.Errorf("%w\nhint: make mirror", err)
+	}
+	if mirrorDir, err = os.MkdirTemp("", "lockstep-mirror-"); err != nil {
+		return "", err
+	}
+	if err := os.CopyFS(mirrorDir, os.DirFS(built)); err != nil {
+		return "", err
+	}
+	rc = filepath.Join(mirrorDir, "terraform.rc")
+	return rc, os.WriteFile(rc, fmt.Appendf(nil, "disable_checkpoint = true\nprovider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\n", mirrorDir), 0o644)
+})
+
+var mirrorDir string // removed by TestMain
 
 // pairUp gives the shared world, with its pair applied and in step. It is the caller's alone until its test ends.
 func pairUp(t *testing.T) *world {
@@ -126,8 +151,13 @@ func pairUp(t *testing.T) *world {
 	}
 	w := shared.world
 	t.Cleanup(func() {
-		if t.Failed() {
-			w.explain(t)
+		if !t.Failed() {
+			return
+		}
+		// What one test left behind is not the next one's fault.
+		w.explain(t)
+		if err := closeShared(); err != nil {
+			t.Error(err)
 		}
 	})
 	if !shared.applied {
@@ -177,7 +207,7 @@ func (w *world) terraform(t *testing.T, command string, args ...string) (string,
 	if command != "show" && command != "output" {
 		argv = append(argv, "-input=false")
 	}
-	cmd := w.Command(t.Context(), append(argv, args...)...)
+	cmd := w.Command(context.WithoutCancel(t.Context()), append(argv, args...)...) // also when the test cleans up
 	cmd.Dir = w.dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "TF_CLI_CONFIG_FILE=" + w.rc, "TF_IN_AUTOMATION=1"}, w.env...)
 	out, err := cmd.CombinedOutput()
@@ -323,8 +353,8 @@ func (w *world) explain(t *testing.T) {
 			continue
 		}
 		out, err := look.host.Run(ctx, look.argv...)
-		if err != nil {
-			out += "\n" + err.Error()
+		if out == "" && err != nil {
+			out = err.Error()
 		}
 		t.Logf("%s# %s\n%s", look.host.Name, strings.Join(look.argv, " "), out)
 	}
