@@ -72,7 +72,10 @@ test: deps build check-format ## everything that CI runs: build, vet, format, un
 	go vet -tags integration ./...
 	@$(MAKE) --no-print-directory test-unit test-lab
 
-.PHONY: check-format check-generated
+.PHONY: check-format check-generated docs
+docs: ## the reference pages in provider/docs (needs terraform and tfplugindocs)
+	go test -count=1 -run 'TestDocsAreCurrent' ./provider -update
+
 check-format:
 	@unformatted=$$(gofmt -l agent cmd provider packaging examples 2>/dev/null); \
 		[ -z "$$unformatted" ] || { printf 'gofmt these:\n%s\n' "$$unformatted"; exit 1; }

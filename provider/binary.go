@@ -172,13 +172,17 @@ type carriedFile struct {
 	sum     string
 }
 
-// carriedDir is where a release keeps them: beside the provider. Terraform links to the provider's
-// directory from .terraform, so links are followed.
+// carriedDir is where a release keeps them: beside the provider.
 func carriedDir() string {
 	exe, err := os.Executable()
 	if err != nil {
 		return ""
 	}
+	return besides(exe)
+}
+
+// besides is the directory of a program. Terraform links to it from .terraform, so links are followed.
+func besides(exe string) string {
 	if real, err := filepath.EvalSymlinks(exe); err == nil {
 		exe = real
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
@@ -90,7 +91,7 @@ func pairSchema() schema.Schema {
 			"exclude": words(d.Exclude, "rsync patterns of what is not replicated; obeyed by watching, live batches and full batches alike."),
 			"filter":  words(d.Filter, "rsync filter rules, for what `exclude` can't say."),
 			"delete": groupOf("What a deletion in the source may do to the backup.", map[string]schema.Attribute{
-				"enabled":     flag(d.Delete.Enabled, "`false`: the backup only ever gains."),
+				"enabled":     boolean(d.Delete.Enabled, "`false`: the backup only ever gains."),
 				"max_files":   number(d.Delete.MaxFiles, "A deletion of more entries than this, and of more than `max_percent`, is held until `lockstep approve NAME`."),
 				"max_percent": number(d.Delete.MaxPercent, "See `max_files`; both limits must be exceeded."),
 			}),
@@ -118,7 +119,7 @@ func pairSchema() schema.Schema {
 			"metrics": groupOf("Prometheus metrics.", map[string]schema.Attribute{
 				"listen": word(d.Metrics.Listen, "`host:port` to listen on; empty for the unix socket only."),
 			}),
-			"paused": flag(d.Paused, "`true`: nothing is sent. Changes are gathered and go out when it is `false` again."),
+			"paused": boolean(d.Paused, "`true`: nothing is sent. Changes are gathered and go out when it is `false` again."),
 			"password_wo": schema.StringAttribute{
 				Optional: true, Sensitive: true, WriteOnly: true,
 				Validators: []validator.String{
@@ -168,7 +169,7 @@ func number(value int, description string) schema.Int64Attribute {
 		MarkdownDescription: withDefault(description, fmt.Sprint(value))}
 }
 
-func flag(value bool, description string) schema.BoolAttribute {
+func boolean(value bool, description string) schema.BoolAttribute {
 	return schema.BoolAttribute{Optional: true, Computed: true, Default: booldefault.StaticBool(value),
 		MarkdownDescription: withDefault(description, fmt.Sprint(value))}
 }
@@ -176,7 +177,7 @@ func flag(value bool, description string) schema.BoolAttribute {
 func words(value []string, description string) schema.ListAttribute {
 	said := "[]"
 	if len(value) > 0 {
-		said = fmt.Sprintf("%q", value)
+		said = `["` + strings.Join(value, `", "`) + `"]`
 	}
 	return schema.ListAttribute{Optional: true, Computed: true, ElementType: types.StringType,
 		Default: listdefault.StaticValue(stringList(value)), MarkdownDescription: withDefault(description, said)}
