@@ -144,6 +144,10 @@ func Rsyncd(rsync, config string) File {
 			"ExecStart", rsync+" --daemon --no-detach --config="+config,
 			"Restart", "always",
 			"RestartSec", "2s",
+			// rsync logs five lines at level info for each connection, so for each batch, and has no switch for it: in
+			// a day they would push everything else out of the journal. Errors are warnings to rsync and stay; a
+			// refused login is told by the agent on the source host.
+			"LogLevelMax", "notice",
 			"RuntimeDirectory", "lockstep-rsyncd", // lock files that count connections
 			"RuntimeDirectoryMode", "0755",
 			"CapabilityBoundingSet", "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_MKNOD CAP_NET_BIND_SERVICE CAP_SETFCAP CAP_SETGID CAP_SETUID CAP_SYS_CHROOT",

@@ -28,14 +28,17 @@ const hostHelp = `A request (JSON, see DESIGN.md) or a pair definition (YAML) is
 
 Two hosts by hand, from one data.yaml:
 
-  source#  lockstep apply --role source --definition data.yaml > nfs01.key
-           makes this host's key, prints its public half and ends with status 7: not applied yet
+  source#  lockstep apply --role source --definition data.yaml --prepare > nfs01.key
+           makes this host's key, prints its public half, and changes nothing else
   backup#  lockstep apply --role backup --definition data.yaml --recipient @nfs01.key > data.sealed
            makes the module, and a password that only the source host can open
   source#  lockstep apply --role source --definition data.yaml --sealed-password @data.sealed
 
 What is passed between the hosts is not secret. After the first time, "lockstep apply" alone puts back
-what was changed by hand, on either host; only a lost or rotated password needs the exchange again.
+what was changed by hand, on either host; only a lost password needs the exchange again. To rotate it, add
+--rotate to the second command, and end with the fingerprint that the third one prints:
+
+  backup#  lockstep apply --role backup --definition data.yaml --fingerprint FINGERPRINT
 
 `
 
@@ -58,7 +61,7 @@ func runDestroy(ctx context.Context, std stdio, args []string) error {
 // hostFlags is the command line of plan, apply, read and destroy.
 type hostFlags struct {
 	role, definition, recipient, sealed, fingerprint string
-	json, rotate                                     bool
+	json, rotate, prepare                            bool
 	name                                             string
 }
 
@@ -72,6 +75,7 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 	if verb == plan.Apply {
 		set.StringVar(&f.recipient, "recipient", "", "backup: seal the password to this public `KEY`, or to that in @FILE")
 		set.StringVar(&f.sealed, "sealed-password", "", "source: the backup host's sealed password `TEXT`, or @FILE")
+		set.BoolVar(&f.prepare, "prepare", false, "source: only print this host's public key, which is made when there is none")
 		set.BoolVar(&f.rotate, "rotate", false, "backup: make a new password; the old one works until --fingerprint tells that the source has switched")
 		set.StringVar(&f.fingerprint, "fingerprint", "", "backup: the `FINGERPRINT` that the source host printed; ends a rotation")
 	}
@@ -142,7 +146,7 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 	switch {
 	case len(reply.Problems) > 0:
 		return &statusError{status: exitFailure}
-	case !f.json && (verb == plan.Plan && reply.Changed || req.Prepare):
+	case !f.json && (verb == plan.Plan && reply.Changed || req.Prepare && !f.prepare):
 		return &statusError{status: exitDiffers}
 	}
 	return nil
@@ -188,7 +192,7 @@ func (f hostFlags) request(std stdio, verb plan.Verb) (plan.Request, plan.Reply,
 			return req, empty, err
 		}
 	}
-	req.Rotate = req.Rotate || f.rotate
+	req.Rotate, req.Prepare = req.Rotate || f.rotate, req.Prepare || f.prepare
 	return req, empty, nil
 }
 
@@ -234,8 +238,8 @@ func printReply(std stdio, verb plan.Verb, role plan.Role, req plan.Request, rep
 	switch {
 	case req.Prepare:
 		fmt.Fprintln(std.out, reply.PublicKey)
-		fmt.Fprintf(std.err, "pair %q is not applied on this host yet: it has no password. Standard output was this host's public key.\n"+
-			"hint: give it to lockstep apply --role backup --recipient on the backup host, and what that prints to\n"+
+		fmt.Fprintf(std.err, "standard output was this host's public key; pair %q is applied on this host once it has a password\n"+
+			"hint: give the key to lockstep apply --role backup --recipient on the backup host, and what that prints to\n"+
 			"      lockstep apply --role source --sealed-password here\n", name)
 	case verb == plan.Plan && !reply.Changed:
 		fmt.Fprintf(tell, "pair %q: nothing to change on this %s host\n", name, role)
