@@ -229,7 +229,7 @@ var acceptedOptions = []string{
 	"archive", "recursive", "dirs", "relative", "links", "perms", "times", "group", "owner", "devices", "specials",
 	"numeric-ids", "modify-window", "timeout", "stats", "partial-dir",
 	"delete", "delete-*", "force", "existing", "ignore-existing", "prune-empty-dirs",
-	"checksum", "compress*", "bwlimit",
+	"checksum", "compress*", "new-compress", "old-compress", "bwlimit",
 
 	"acls", "xattrs", "hard-links", "sparse", "inplace", "preallocate", "fsync", "fuzzy", "whole-file",
 	"omit-dir-times", "omit-link-times", "checksum-choice", "skip-compress", "chmod", "usermap", "groupmap",

@@ -124,7 +124,9 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 	if err != nil {
 		return err
 	}
+	status := exitUsage // a definition with problems
 	if len(reply.Problems) == 0 {
+		status = exitFailure
 		machine, err := host.New()
 		if err != nil {
 			return err
@@ -145,7 +147,7 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 	}
 	switch {
 	case len(reply.Problems) > 0:
-		return &statusError{status: exitFailure}
+		return &statusError{status: status}
 	case !f.json && (verb == plan.Plan && reply.Changed || req.Prepare && !f.prepare):
 		return &statusError{status: exitDiffers}
 	}

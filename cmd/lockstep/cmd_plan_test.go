@@ -3,7 +3,12 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -18,5 +23,80 @@ func TestModuleTakesEveryOptionOfTheAgentsRuns(t *testing.T) {
 		if !slices.Contains(accepted, option) {
 			t.Errorf("the module refuses --%s", option)
 		}
+	}
+}
+
+// lockstep runs the command line with this standard input.
+func lockstep(t *testing.T, in string, args ...string) (status int, out, errs string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	status = dispatch(t.Context(), stdio{strings.NewReader(in), &stdout, &stderr}, args)
+	return status, stdout.String(), stderr.String()
+}
+
+// What is wrong with the command line or the definition is told before the host is looked at, so by anybody.
+func TestHostCommandsRefuseWhatTheyCannotUnderstand(t *testing.T) {
+	t.Parallel()
+	const good = "name: data\nsource: {host: a, path: /data}\nbackup: {host: b, path: /backup/data}\n"
+	missing := filepath.Join(t.TempDir(), "none.yaml")
+	for _, tc := range []struct {
+		in     string
+		args   []string
+		status int
+		words  []string
+	}{
+		{good, []string{"plan"}, exitUsage, []string{"--role is missing", "--role source"}},
+		{good, []string{"plan", "--role", "master"}, exitUsage, []string{"--role"}},
+		{good, []string{"plan", "--role", "source", "data"}, exitUsage, []string{`unexpected argument "data"`}},
+		{good, []string{"plan", "--role", "source", "--recipient", "x"}, exitUsage, []string{"-recipient"}},
+		{"", []string{"destroy", "--role", "source", "../etc"}, exitUsage, []string{`"../etc" is not a name`}},
+		{"", []string{"apply", "--role", "source"}, exitUsage, []string{"standard input is empty", "--definition"}},
+		{"", []string{"apply", "--role", "source", "--definition", missing}, exitFailure, []string{missing}},
+		{good + "nme: x\n", []string{"apply", "--role", "backup"}, exitUsage, []string{"nme", "name"}},
+		{strings.Replace(good, "/data", "data", 1) + "transfer: {parallel: 0}\n", []string{"plan", "--role", "backup"}, exitUsage, []string{"source.path", "transfer.parallel"}},
+		{good, []string{"apply", "--role", "backup", "--recipient", "@" + missing}, exitFailure, []string{missing}},
+	} {
+		status, out, errs := lockstep(t, tc.in, tc.args...)
+		if status != tc.status || out != "" {
+			t.Errorf("%q: status %d, output %q", tc.args, status, out)
+		}
+		for _, word := range tc.words {
+			if !strings.Contains(errs, word) {
+				t.Errorf("%q: %q lacks %q", tc.args, errs, word)
+			}
+		}
+	}
+}
+
+func TestJSONReplyHoldsTheProblems(t *testing.T) {
+	t.Parallel()
+	for _, in := range []string{"", "{", `{"protocol":9}`, `{"protocol":1,"pair":{"name":"X"}}`} {
+		status, out, errs := lockstep(t, in, "apply", "--role", "source", "--json")
+		var reply plan.Reply
+		if err := json.Unmarshal([]byte(out), &reply); err != nil || reply.Protocol != plan.Protocol || len(reply.Problems) == 0 || reply.Changes == nil || reply.Checks == nil {
+			t.Errorf("%q: %v, %s", in, err, out)
+		}
+		if status != exitUsage || errs != "" {
+			t.Errorf("%q: status %d, %q", in, status, errs)
+		}
+	}
+}
+
+func TestOnlyRootChangesAHost(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("this is root")
+	}
+	status, _, errs := lockstep(t, "name: data\nsource: {host: a, path: /data}\nbackup: {host: b, path: /backup/data}\n", "apply", "--role", "source")
+	if status != exitFailure || !strings.Contains(errs, "sudo lockstep apply") {
+		t.Errorf("status %d, %q", status, errs)
+	}
+}
+
+func TestUnitIsForTheBinaryOfThePackage(t *testing.T) {
+	t.Parallel()
+	status, out, _ := lockstep(t, "", "unit", "--binary", "/opt/lockstep")
+	if status != exitOK || !strings.Contains(out, "\nExecStart=/opt/lockstep run %i\n") {
+		t.Errorf("status %d:\n%s", status, out)
 	}
 }
