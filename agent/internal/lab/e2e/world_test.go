@@ -163,6 +163,7 @@ func pairUp(t *testing.T) *world {
 	if !shared.applied {
 		w.configure(t, pairHCL)
 		w.mustTerraform(t, "apply", "-auto-approve")
+		run(t, w.source, "touch", sourceDir+"/stays") // a source that a test empties is held
 		shared.applied = true
 	}
 	w.inStep(t, time.Minute)
