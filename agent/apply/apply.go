@@ -194,10 +194,17 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	before, err := s.current(ctx, plan.State{}, map[string]plan.File{plan.HostKeyFile: {Object: "secret", Rank: plan.RankSecret, Secret: true}}, nil)
+	if err != nil {
+		return err
+	}
+	if before.Files[plan.HostKeyFile].Foreign {
+		return stop("secret", fmt.Sprintf("%s: %v", plan.HostKeyFile, host.ErrNotOwned), "move it away, then try again")
+	}
 	step := plan.Step{Kind: plan.WriteFile,
 		Change: plan.Change{Object: "secret", Path: plan.HostKeyFile, Action: "create", Diff: "--- /dev/null\n+++ " + plan.HostKeyFile + "\n+(redacted)\n"},
 		File:   plan.File{Object: "secret", Rank: plan.RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: data, Secret: true}}
-	if err := s.execute(ctx, []plan.Step{step}, plan.State{}); err != nil {
+	if err := s.execute(ctx, []plan.Step{step}, before); err != nil {
 		return err
 	}
 	s.reply.PublicKey = publicKey(key)
@@ -213,6 +220,8 @@ func (s *session) source(ctx context.Context) error {
 	switch p.Watch.Backend {
 	case "auto":
 		q.Fanotify, q.CountIn = p.Source.Path, p.Source.Path
+	case "fanotify":
+		q.Fanotify = p.Source.Path
 	case "inotify":
 		q.CountIn = p.Source.Path
 	}
@@ -221,6 +230,10 @@ func (s *session) source(ctx context.Context) error {
 	}
 	s.facts.Tenants = s.tenants()
 	problems := append(plan.SourceProblems(p, s.facts), s.otherSource()...)
+	if p.Watch.Backend == "fanotify" && !s.found.Fanotify && s.facts.Dirs[p.Source.Path].IsDir {
+		problems = append(problems, plan.Problem{Path: "watch.backend", Msg: "fanotify cannot watch the filesystem of " + p.Source.Path + " on this host",
+			Hint: "write auto, which falls back to inotify"})
+	}
 
 	secret, edited, err := s.sourceSecret()
 	if err != nil {
@@ -229,7 +242,7 @@ func (s *session) source(ctx context.Context) error {
 	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.fileWatches()}
 	watches := 0
 	if !s.found.Fanotify {
-		watches = s.found.Count
+		watches = s.found.Count // 0 when it was not asked for
 	}
 	inputs.Watches, inputs.HaveWatches = s.needWatches(watches), atoi(s.found.Sysctls[plan.MaxUserWatches])
 	inputs.WatchesWritable = s.found.SysctlsWritable

@@ -286,6 +286,7 @@ func hostProblems() []problem {
 		{"binary of a user", plan.Source, data, func(h *hosttest.Host) { h.Facts.Untrusted = "/home/x/lockstep belongs to x" }, "unit", []string{"/home/x/lockstep", "install -m 0755"}},
 		{"no source directory", plan.Source, data, func(h *hosttest.Host) { h.Remove("/srv/data") }, "source.path", []string{"/srv/data does not exist"}},
 		{"source is a file", plan.Source, data, func(h *hosttest.Host) { h.Put("/srv/data", "") }, "source.path", []string{"/srv/data is not a directory"}},
+		{"filesystem without fanotify", plan.Source, from("backend: auto", "backend: fanotify"), func(h *hosttest.Host) { h.Facts.Fanotify = false }, "watch.backend", []string{"/srv/data", "auto"}},
 		{"unknown uid", plan.Backup, from("uid: root", "uid: nobody-here"), none, "backup.uid", []string{`no user "nobody-here"`}},
 		{"unknown gid", plan.Backup, from("gid: root", "gid: nobody-here"), none, "backup.gid", []string{`no group "nobody-here"`}},
 		{"unresolvable source", plan.Backup, from("address: 127.0.0.1", "address: no-such-host"), none, "source.address", []string{`"no-such-host"`, "IP address"}},
@@ -625,4 +626,40 @@ func TestDamagedRecordIsNotOverwritten(t *testing.T) {
 	if _, err := m.source.Files.Read("/nowhere"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
+}
+
+func TestPortOfTheOnlyPairCanBeChanged(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	p := dataPair()
+	p.Backup.Port = 9999
+	mustExchange(t, m, plan.Request{Pair: p})
+	inSync(t, m, p)
+	if outdated := append(source.Outdated(), backup.Outdated()...); len(outdated) > 0 {
+		t.Errorf("%v run with files of before", outdated)
+	}
+}
+
+func TestDamagedHostKeyIsReplacedAndAFailureKeepsIt(t *testing.T) {
+	t.Parallel()
+	source, _, m := two()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	source.Edit(plan.HostKeyFile, func(string) string { return plan.Header("") + "%\n" })
+	before := source.Snapshot()
+	source.Before = func(what string) error {
+		if what == "write "+plan.HostKeyFile {
+			source.Before = nil
+			return errors.New("disk on fire")
+		}
+		return nil
+	}
+	if reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: dataPair(), Prepare: true}); len(reply.Problems) != 1 {
+		t.Fatalf("%+v", reply)
+	}
+	if !slices.Equal(before, source.Snapshot()) {
+		t.Error("the failure left something else")
+	}
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	inSync(t, m, dataPair())
 }

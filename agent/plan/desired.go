@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,6 +110,7 @@ func limits(state *State, in SourceInputs) {
 	}
 	f := text("limits", RankLimits, "", []byte(fmt.Sprintf("%s = %d\n", MaxUserWatches, want)))
 	state.Files[SysctlFile] = f
+	state.Files[path.Dir(SysctlFile)] = File{Object: "limits", Rank: RankDir, Dir: true, Keep: true, Mode: 0o755, Owner: "root", Group: "root"}
 	if in.HaveWatches < in.Watches && in.WatchesWritable {
 		state.Sysctls[MaxUserWatches] = strconv.Itoa(want)
 	}

@@ -40,6 +40,11 @@ what was changed by hand, on either host; only a lost password needs the exchang
 
   backup#  lockstep apply --role backup --definition data.yaml --fingerprint FINGERPRINT
 
+With a password of your own, in a file on both hosts, there is nothing to pass:
+
+  backup#  lockstep apply --role backup --definition data.yaml --password-file FILE
+  source#  lockstep apply --role source --definition data.yaml --password-file FILE
+
 `
 
 func runPlan(ctx context.Context, std stdio, args []string) error {
@@ -61,6 +66,7 @@ func runDestroy(ctx context.Context, std stdio, args []string) error {
 // hostFlags is the command line of plan, apply, read and destroy.
 type hostFlags struct {
 	role, definition, recipient, sealed, fingerprint string
+	password                                         string // a file
 	json, rotate, prepare                            bool
 	name                                             string
 }
@@ -75,6 +81,7 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 	if verb == plan.Apply {
 		set.StringVar(&f.recipient, "recipient", "", "backup: seal the password to this public `KEY`, or to that in @FILE")
 		set.StringVar(&f.sealed, "sealed-password", "", "source: the backup host's sealed password `TEXT`, or @FILE")
+		set.StringVar(&f.password, "password-file", "", "take the password from the first line of `FILE`, on both hosts the same, instead of a generated one")
 		set.BoolVar(&f.prepare, "prepare", false, "source: only print this host's public key, which is made when there is none")
 		set.BoolVar(&f.rotate, "rotate", false, "backup: make a new password; the old one works until --fingerprint tells that the source has switched")
 		set.StringVar(&f.fingerprint, "fingerprint", "", "backup: the `FINGERPRINT` that the source host printed; ends a rotation")
@@ -192,6 +199,17 @@ func (f hostFlags) request(std stdio, verb plan.Verb) (plan.Request, plan.Reply,
 		}
 		if *field.to, err = textOrFile(field.from); err != nil {
 			return req, empty, err
+		}
+	}
+	if f.password != "" {
+		text, err := os.ReadFile(f.password)
+		if err != nil {
+			return req, empty, err
+		}
+		req.Password, _, _ = strings.Cut(string(text), "\n")
+		req.Password = strings.TrimSuffix(req.Password, "\r")
+		if req.Password == "" {
+			return req, empty, fmt.Errorf("%s: the first line is empty", f.password)
 		}
 	}
 	req.Rotate, req.Prepare = req.Rotate || f.rotate, req.Prepare || f.prepare
