@@ -44,13 +44,14 @@ var (
 	// --existing and --ignore-existing take everything but the deletions from the run. A path that comes back between
 	// our look and rsync's is left alone then: rsync considers these options after deleting what is
 	// missing and before anything else. --prune-empty-dirs as above: else excluded files in a deleted directory go.
+	// --out-format is for counting: before 3.4.0, --stats does not count these deletions.
 	deleteMode = []string{
-		attributes, "-d", "--delete-missing-args", "--force", "--existing", "--ignore-existing", "--prune-empty-dirs", riskPartial,
+		"--out-format=" + outFormat, attributes, "-d", "--delete-missing-args", "--force", "--existing", "--ignore-existing", "--prune-empty-dirs", riskPartial,
 	}
 	// What is left of a partial transfer is hidden from the sender only, and so extraneous.
 	listMode = []string{"--dry-run", attributes, "-r", "--out-format=" + outFormat, "--filter=H " + partialDir, riskPartial}
 	// These two list what deleteMode and forceMode would delete.
-	listMissingMode = append([]string{"--dry-run", "--out-format=" + outFormat}, deleteMode...)
+	listMissingMode = append([]string{"--dry-run"}, deleteMode...)
 	listForceMode   = append([]string{"--dry-run", "--out-format=" + outFormat}, forceMode...)
 	probeMode       = []string{"--dry-run", attributes, "-d"}
 )

@@ -92,7 +92,8 @@ var rows = []row{
 	{ExitFileSelect, line(`getcwd\(\)`), verdict{Transient, "the source directory was unmounted or deleted", "mount it again; lockstep looks for it"}},
 	{0, line(`(unexpected tag \d+)`), verdict{Transient, "the connection to {address} broke: {1}",
 		"if this lasts and transfer.compress is set: a module whose `refuse options` refuses compression answers so"}},
-	{0, line(`connection unexpectedly closed`), verdict{Transient, "the backup host closed the connection", ""}},
+	{0, line(`connection unexpectedly closed`), verdict{Transient, "the backup host closed the connection",
+		"if this lasts, the log of its rsync daemon tells why; one that does not know the algorithm of transfer.compress says nothing else"}},
 	{0, line(`(?:read|write|writev) error: (.*) \(\d+\)$`), verdict{Transient, "the connection to {address} broke: {1}", ""}},
 }
 

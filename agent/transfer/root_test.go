@@ -105,6 +105,7 @@ func TestUnreadableParentIsNotAbsent(t *testing.T) {
 	}
 	d := t.TempDir()
 	rsynctest.MakeTree(t, d, dir{"d": rsynctest.With{Node: dir{"f": file("")}, Mode: 0o200}})
+	defer os.Chmod(filepath.Join(d, "d"), 0o700) //nolint:errcheck // TempDir's cleanup tells
 	if _, err := openRoot(t, d).Lstat("d/f"); !errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
@@ -125,6 +126,7 @@ func TestEmpty(t *testing.T) {
 		if err := os.Chmod(d, 0o300); err != nil {
 			t.Fatal(err)
 		}
+		defer os.Chmod(d, 0o700) //nolint:errcheck // TempDir's cleanup tells
 		if _, err := r.Empty(); !errors.Is(err, fs.ErrPermission) {
 			t.Error(err)
 		}

@@ -181,6 +181,10 @@ func (e *runError) Error() string { return e.res.Message }
 // local is a dry run of rsync without a connection.
 func (r *Runner) local(ctx context.Context, dir string, paths, args []string, each func(Item)) error {
 	args = append([]string{"--dry-run", "--out-format=" + outFormat, "--8-bit-output"}, args...)
+	if !r.version.before(3, 2, 5) {
+		// Else its receiving half rejects a list with a path below an excluded directory.
+		args = append([]string{"--trust-sender"}, args...)
+	}
 	if paths != nil {
 		args = append([]string{"--from0", "--files-from=-"}, args...)
 	}

@@ -54,14 +54,20 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 		defer r.writers.begin()()
 	}
 	var pp progressParser
+	var deleted int64
 	res := r.exec(ctx, kind, root, paths, fileList(paths), r.args(c), func(line string) error {
-		if progress != nil {
+		if it, ok := parseItem(line); ok {
+			if it.Extraneous {
+				deleted++
+			}
+		} else if progress != nil {
 			if p, ok := pp.parse(line); ok {
 				progress(p)
 			}
 		}
 		return nil
 	})
+	res.Stats.Deleted = max(res.Stats.Deleted, deleted)
 	return merge(early, res)
 }
 

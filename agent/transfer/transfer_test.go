@@ -43,6 +43,7 @@ func newFixtureWith(t *testing.T, change func(*Options), settings ...string) *fi
 	d := rsynctest.Daemon(t, rsynctest.Options{Settings: settings})
 	f := &fixture{T: t, src: t.TempDir(), dst: d.Path, d: d}
 	f.opts = Options{
+		Rsync:   rsynctest.Binary(t),
 		Path:    f.src,
 		Target:  Target{Address: d.Address, Port: d.Port, Module: d.Module, User: d.User, PasswordFile: d.PasswordFile},
 		Timeout: 20 * time.Second,

@@ -10,17 +10,26 @@
 package rsynctest
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// Binary finds the rsync to test with: the one in PATH. Its version is logged once per call.
+// The environment can name another rsync than the one in PATH, to test with other versions: for both
+// sides, and for the daemon alone.
+const (
+	binaryVariable = "RSYNCTEST_RSYNC"
+	daemonVariable = "RSYNCTEST_DAEMON"
+)
+
+// Binary finds the rsync to test with.
 func Binary(tb testing.TB) string {
 	tb.Helper()
-	path, err := exec.LookPath("rsync")
+	path, err := exec.LookPath(cmp.Or(os.Getenv(binaryVariable), "rsync"))
 	if err != nil {
 		tb.Skip("rsync is not installed")
 	}
@@ -30,7 +39,7 @@ func Binary(tb testing.TB) string {
 // Daemon starts a daemon in a directory of the test and stops it when the test ends.
 func Daemon(tb testing.TB, opts Options) *Server {
 	tb.Helper()
-	opts.Rsync = Binary(tb)
+	opts.Rsync = cmp.Or(os.Getenv(daemonVariable), Binary(tb))
 	if opts.Dir == "" {
 		opts.Dir = tb.TempDir()
 	}
