@@ -16,12 +16,17 @@ import (
 )
 
 func runStatus(ctx context.Context, std stdio, args []string) error {
-	f := newPairFlags(std, "status", "[NAME] [--json] [--watch] [--runtime-dir DIR]")
+	f := newPairFlags(std, "status", "[NAME] [--json|--watch|--nagios [--max-lag 5m]] [--runtime-dir DIR]")
 	asJSON := f.Bool("json", false, "print JSON")
 	live := f.Bool("watch", false, "a live view, until interrupted")
+	plugin := f.Bool("nagios", false, "print one line for a monitor, and exit as its plugins do")
+	maxLag := f.Duration("max-lag", 5*time.Minute, "with --nagios: the lag from which on there is a warning; twice as much is critical")
 	name, err := f.parse(args)
 	if err != nil {
 		return err
+	}
+	if *plugin && name == "" && f.runtimeDir == "" {
+		return nagios(ctx, std, agents(runRoot), *maxLag)
 	}
 	if name == "" && f.runtimeDir == "" && !*live {
 		return statusOfAll(ctx, std, *asJSON)
@@ -29,6 +34,9 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	c, err := f.client(name)
 	if err != nil {
 		return err
+	}
+	if *plugin {
+		return nagios(ctx, std, []*client{c}, *maxLag)
 	}
 	if *live {
 		return watchStatus(ctx, std, c)

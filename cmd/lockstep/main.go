@@ -69,7 +69,7 @@ func commands() []command {
 		{"unit", "[--binary PATH]", "print the systemd unit of the agents, for packages", runUnit},
 		{"import", "sersync FILE [--as FORMAT]", "make definitions out of sersync's confxml.xml", runImport},
 		{"run", "NAME", "replicate a pair until told to stop", runRun},
-		{"status", "[NAME] [--json] [--watch]", "tell how pairs are", runStatus},
+		{"status", "[NAME] [--json|--watch|--nagios]", "tell how pairs are", runStatus},
 		{"wait", "[NAME] [--timeout 60s]", "wait until the changes up to now are on the backup", runWait},
 		{"sync", "[NAME]", "compare both sides now and send what differs", runSync},
 		{"verify", "[NAME] [--repair]", "compare the contents of both sides", runVerify},

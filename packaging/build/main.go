@@ -145,8 +145,14 @@ func changelog(version string, stamp time.Time) error {
 		Date     time.Time `yaml:"date"`
 		Packager string    `yaml:"packager"`
 		Changes  []change  `yaml:"changes"`
+		Deb      struct {
+			Urgency       string   `yaml:"urgency"`
+			Distributions []string `yaml:"distributions"`
+		} `yaml:"deb"`
 	}
-	e := entry{Semver: version + "-1", Date: stamp, Packager: "The lockstep authors <maintainers@lockstep-sync.example>"}
+	// As nfpm writes the version of the packages: a pre-release comes before its release.
+	e := entry{Semver: strings.Replace(version, "-", "~", 1) + "-1", Date: stamp, Packager: "The lockstep authors <maintainers@lockstep-sync.example>"}
+	e.Deb.Urgency, e.Deb.Distributions = "medium", []string{"unstable"} // without them it is no changelog to Debian
 	_, newest, found := strings.Cut(string(text), "\n## ")
 	if !found {
 		return errors.New("CHANGELOG.md: no section")
