@@ -24,9 +24,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packages is what a bare host has. python3-minimal is for Ansible; the rest is what lockstep asks of a host.
+// packages is what a bare host has. python3 is for the modules of Ansible itself, which the roles use; the rest is what lockstep asks of a host.
 var packages = []string{
-	"ca-certificates", "dbus", "iproute2", "openssh-server", "procps", "python3-minimal", "rsync", "sudo",
+	"ca-certificates", "dbus", "iproute2", "openssh-server", "procps", "python3", "rsync", "sudo",
 	"systemd", "systemd-sysv",
 }
 

@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -50,6 +51,7 @@ type story struct {
 	out   io.Writer
 	color bool
 	part  int
+	fresh bool // nothing was printed since the chapter's title
 
 	lab            *lab.Lab
 	source, backup *lab.Host
@@ -112,11 +114,11 @@ func (s *story) apply(ctx context.Context, example string) error {
 	}
 	at := strings.Index(string(main), "resource ")
 	s.say("The pair, from examples/terraform/main.tf:")
-	s.indent(strings.NewReader(string(main)[max(at, 0):]))
-	if err := s.terraform(ctx, "init"); err != nil {
+	s.indent(strings.NewReader(string(main)[max(at, 0):]), "")
+	if err := s.terraform(ctx, "successfully initialized", "init"); err != nil {
 		return err
 	}
-	if err := s.terraform(ctx, "apply", "-auto-approve"); err != nil {
+	if err := s.terraform(ctx, "Plan:", "apply", "-auto-approve"); err != nil {
 		return err
 	}
 	s.say("The password between the two was made on backup and sealed for nfs01. Terraform never saw it.")
@@ -192,14 +194,14 @@ func (s *story) drift(ctx context.Context) error {
 		return err
 	}
 	s.say("terraform plan names the host and the object:")
-	if err := s.terraform(ctx, "plan"); err != nil {
+	if err := s.terraform(ctx, "will be updated", "plan"); err != nil {
 		return err
 	}
-	s.say("terraform apply heals it:")
-	if err := s.terraform(ctx, "apply", "-auto-approve"); err != nil {
+	s.say("terraform apply heals it, and then there is nothing to do:")
+	if err := s.terraform(ctx, "Plan:", "apply", "-auto-approve"); err != nil {
 		return err
 	}
-	return s.terraform(ctx, "plan")
+	return s.terraform(ctx, "No changes", "plan")
 }
 
 func (s *story) outage(ctx context.Context) error {
@@ -210,54 +212,71 @@ func (s *story) outage(ctx context.Context) error {
 	if err := s.on(ctx, s.source, "cd /data && for i in $(seq 100); do echo $i >while-away-$i; done"); err != nil {
 		return err
 	}
-	s.say("The status tells the truth:")
-	if err := s.until(ctx, func() bool { return s.state(ctx) == "failing" }); err != nil {
+	s.say("A few seconds later, the status tells the truth:")
+	if err := s.until(ctx, func() bool {
+		state, lag := s.state(ctx)
+		return state == "failing" || lag > 5*time.Second
+	}); err != nil {
 		return err
 	}
-	if err := s.show(ctx, s.source, "lockstep status data"); err != nil { // its exit status tells that it is failing
+	if err := s.show(ctx, s.source, "lockstep status data"); err != nil { // its exit status says that it is not in step
 		return err
 	}
-	s.say("The cable is back. Nobody does anything:")
+	s.say("The cable is back. Nobody does anything. Waiting for the pair to be in step:")
 	begin := time.Now()
 	if err := s.backup.Restore(ctx); err != nil {
 		return err
 	}
-	if err := s.until(ctx, func() bool { return s.state(ctx) == "in step" }); err != nil {
+	if err := s.until(ctx, func() bool { state, _ := s.state(ctx); return state == "in step" }); err != nil {
 		return err
 	}
-	s.say(fmt.Sprintf("in step again %.1f s later", time.Since(begin).Seconds()))
+	s.say(fmt.Sprintf("In step again %.1f s later.", time.Since(begin).Seconds()))
 	return s.on(ctx, s.backup, "ls /backup/nfs01 | grep -c while-away")
 }
 
-// state is the first line of what the agent says of itself, or "".
-func (s *story) state(ctx context.Context) string {
+// state is what the agent says of itself, and how old the oldest change is that is not on the backup.
+func (s *story) state(ctx context.Context) (state string, lag time.Duration) {
 	out, _ := s.source.Run(ctx, "lockstep", "status", "data", "--json") // its exit status tells the state, too
-	for _, state := range []string{"in step", "failing", "behind"} {
-		if strings.Contains(strings.ReplaceAll(out, " ", ""), `"state":"`+strings.ReplaceAll(state, " ", "")+`"`) {
-			return state
-		}
+	var status struct {
+		State      string  `json:"state"`
+		LagSeconds float64 `json:"lag_seconds"`
 	}
-	return ""
+	if json.Unmarshal([]byte(out), &status) != nil {
+		return "", 0
+	}
+	return status.State, time.Duration(status.LagSeconds * float64(time.Second))
 }
 
-func (s *story) until(ctx context.Context, true func() bool) error {
-	deadline := time.Now().Add(2 * time.Minute)
-	for !true() {
-		if time.Now().After(deadline) {
+// until waits until what is true, with a sign of life every second.
+func (s *story) until(ctx context.Context, what func() bool) error {
+	begin, dots := time.Now(), 0
+	for !what() {
+		elapsed := time.Since(begin)
+		if elapsed > 2*time.Minute {
 			return errors.New("waited for two minutes in vain")
+		}
+		if n := int(elapsed.Seconds()); n > dots {
+			if dots == 0 {
+				fmt.Fprint(s.out, "    ")
+			}
+			fmt.Fprint(s.out, strings.Repeat(".", n-dots))
+			dots = n
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		}
+	}
+	if dots > 0 {
+		fmt.Fprintln(s.out)
 	}
 	return nil
 }
 
 func (s *story) destroy(ctx context.Context) error {
 	s.chapter("Enough")
-	if err := s.terraform(ctx, "destroy", "-auto-approve"); err != nil {
+	if err := s.terraform(ctx, "Plan:", "destroy", "-auto-approve"); err != nil {
 		return err
 	}
 	s.say("Lockstep is gone from both hosts. The data is where it was:")
@@ -270,9 +289,16 @@ func (s *story) destroy(ctx context.Context) error {
 func (s *story) chapter(title string) {
 	s.part++
 	fmt.Fprintf(s.out, "\n%s\n\n", s.paint("1;36", fmt.Sprintf("%d. %s", s.part, title)))
+	s.fresh = true
 }
 
-func (s *story) say(text string) { fmt.Fprintf(s.out, "  %s\n", text) }
+func (s *story) say(text string) {
+	if !s.fresh {
+		fmt.Fprintln(s.out)
+	}
+	s.fresh = false
+	fmt.Fprintf(s.out, "  %s\n", text)
+}
 
 func (s *story) paint(code, text string) string {
 	if !s.color {
@@ -283,16 +309,15 @@ func (s *story) paint(code, text string) string {
 
 // on runs a command on a host, as root, with the command and what it says shown.
 func (s *story) on(ctx context.Context, h *lab.Host, script string) error {
-	var said bytes.Buffer
-	if err := s.command(h.Command(ctx, "sh", "-c", script), h.Name+"# "+script, &said); err != nil {
-		return fmt.Errorf("%s: %s: %w\n%s", h.Name, script, err, said.String())
+	if said, err := s.command(h.Command(ctx, "sh", "-c", script), h.Name+"# "+script, ""); err != nil {
+		return fmt.Errorf("%s: %s: %w\n%s", h.Name, script, err, said)
 	}
 	return nil
 }
 
 // show is on for a command whose exit status does not matter.
 func (s *story) show(ctx context.Context, h *lab.Host, script string) error {
-	err := s.command(h.Command(ctx, "sh", "-c", script), h.Name+"# "+script, io.Discard)
+	_, err := s.command(h.Command(ctx, "sh", "-c", script), h.Name+"# "+script, "")
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return nil
@@ -300,42 +325,46 @@ func (s *story) show(ctx context.Context, h *lab.Host, script string) error {
 	return err
 }
 
-func (s *story) terraform(ctx context.Context, args ...string) error {
+// terraform shows what terraform says from the first line on that has from in it; if it fails, all of it.
+func (s *story) terraform(ctx context.Context, from string, args ...string) error {
 	cmd := s.lab.Command(ctx, append([]string{"terraform"}, args...)...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "TF_CLI_CONFIG_FILE="+s.rc, "TF_IN_AUTOMATION=1", "TF_INPUT=0")
 	if !s.color {
 		cmd.Env = append(cmd.Env, "TF_CLI_ARGS=-no-color")
 	}
-	if err := s.command(cmd, "$ terraform "+strings.Join(args, " "), io.Discard); err != nil {
-		return fmt.Errorf("terraform %s: %w", args[0], err)
+	if said, err := s.command(cmd, "$ terraform "+strings.Join(args, " "), from); err != nil {
+		return fmt.Errorf("terraform %s: %w\n%s", args[0], err, said)
 	}
 	return nil
 }
 
-// command runs cmd with its output shown as it comes, and copied to also.
-func (s *story) command(cmd *exec.Cmd, shown string, also io.Writer) error {
-	fmt.Fprintf(s.out, "\n  %s\n", s.paint("1", shown))
+// command runs cmd and shows what it says as it comes, from the first line on that has from in it. It
+// returns all that was said.
+func (s *story) command(cmd *exec.Cmd, shown, from string) (string, error) {
+	s.say(s.paint("1", shown))
 	r, w := io.Pipe()
+	var said bytes.Buffer
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.indent(io.TeeReader(r, also))
+		s.indent(io.TeeReader(r, &said), from)
 	}()
 	cmd.Stdout, cmd.Stderr = w, w
 	err := cmd.Run()
 	w.Close()
 	<-done
-	return err
+	return said.String(), err
 }
 
-// indent prints what it reads, without runs of empty lines.
-func (s *story) indent(r io.Reader) {
+// indent prints what it reads from the first line on that has from in it, without runs of empty lines.
+func (s *story) indent(r io.Reader, from string) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
-	empty := true
+	shown, empty := from == "", true
 	for lines.Scan() {
-		if now := strings.TrimSpace(lines.Text()) == ""; !now || !empty {
+		shown = shown || strings.Contains(lines.Text(), from)
+		if now := strings.TrimSpace(lines.Text()) == ""; shown && (!now || !empty) {
 			fmt.Fprintf(s.out, "    %s\n", lines.Text())
 			empty = now
 		}

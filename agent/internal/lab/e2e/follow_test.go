@@ -64,8 +64,7 @@ func TestAWrittenFileIsOnTheBackupWithin200Milliseconds(t *testing.T) {
 }
 
 // Whatever happens to a tree happens to its copy, with owners, modes and times. The names are those that
-// shells, rsync's lists and its patterns treat in a way of their own. All deletions together stay below what
-// the guard holds.
+// shells, rsync's lists and its patterns treat in a way of their own.
 func TestEveryKindOfChangeFollows(t *testing.T) {
 	w := pairUp(t)
 	for _, step := range []struct{ name, script string }{
