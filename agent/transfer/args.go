@@ -40,7 +40,9 @@ var (
 	// --prune-empty-dirs makes rsync send the rules to the receiver, which then keeps excluded files when their
 	// directory makes way. It would also keep directories without a file in this list from being made: so there are none.
 	forceMode = append([]string{"--force", "--prune-empty-dirs"}, sendMode...)
-	treeMode  = []string{attributes, "-r", "--partial-dir=" + partialDir}
+	// The source directory itself, and nothing that is in it.
+	rootMode = append([]string{"--filter=- /*"}, sendMode...)
+	treeMode = []string{attributes, "-r", "--partial-dir=" + partialDir}
 	// --existing and --ignore-existing take everything but the deletions from the run. A path that comes back between
 	// our look and rsync's is left alone then: rsync considers these options after deleting what is
 	// missing and before anything else. --prune-empty-dirs as above: else excluded files in a deleted directory go.

@@ -155,7 +155,7 @@ func (res *Result) judge(status int, rep *report, t *Target) {
 		*res = withVerdict(*res, NoSpace, "the backup is full: "+rep.noSpace, "make room on the backup host; lockstep goes on by itself")
 	case status == ExitOK, status == ExitVanished, status == ExitPartial && len(rep.unknown) == 0 && rep.explained:
 		res.Class = Done
-		res.Message, res.Hint = rep.summary()
+		res.Message, res.Hint = res.summary()
 	case status == ExitPartial:
 		message := "rsync did not bring everything, and does not say what"
 		if len(rep.unknown) > 0 {
@@ -185,4 +185,47 @@ func (res *Result) judge(status int, rep *report, t *Target) {
 func withVerdict(res Result, c Class, message, hint string) Result {
 	res.Class, res.Message, res.Hint = c, message, hint
 	return res
+}
+
+// summary is the message of a run that came to its end: what of it is not done.
+func (res *Result) summary() (message, hint string) {
+	var there, here []PathFailure
+	for _, f := range res.Failed {
+		if f.Remote {
+			there = append(there, f)
+		} else {
+			here = append(here, f)
+		}
+	}
+	var parts []string
+	add := func(fs []PathFailure, what string) {
+		if len(fs) == 1 {
+			parts = append(parts, fmt.Sprintf("%q could not be %s: %s", fs[0].Path, what, fs[0].Reason))
+		} else if len(fs) > 1 {
+			parts = append(parts, fmt.Sprintf("%d paths could not be %s, as %q: %s", len(fs), what, fs[0].Path, fs[0].Reason))
+		}
+	}
+	add(there, "written on the backup host")
+	add(here, "read")
+	if n := len(res.Blocked); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d blocked by a directory on the backup", n))
+	}
+	if n := len(res.Kept); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d directories kept on the backup: excluded files in them", n))
+	}
+	if res.Incomplete && len(parts) == 0 {
+		parts = append(parts, "the source could not be read in full")
+	}
+	for _, f := range there {
+		switch {
+		case strings.HasPrefix(f.Reason, "Read-only file system"):
+			hint = "the filesystem on the backup host is mounted read only"
+		case strings.HasPrefix(f.Reason, "Permission denied"), strings.HasPrefix(f.Reason, "Operation not permitted"):
+			hint = "the module's uid on the backup host may not do it; uid = root may"
+		}
+	}
+	if hint == "" && len(here) > 0 {
+		hint = "the agent's user may not read it, or the disk is failing"
+	}
+	return strings.Join(parts, "; "), hint
 }

@@ -5,12 +5,15 @@
 package transfer
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -154,6 +157,86 @@ func TestIdentityTellsMountsApart(t *testing.T) {
 	note("tmpfs")
 	mount(t, "tmpfs", d, "tmpfs", 0, "")
 	note("another tmpfs")
+}
+
+// On filesystems that f_fsid does not tell apart, or not for ever.
+func TestIdentityOnOtherFilesystems(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, c := range []struct{ fstype, mkfs, prefix string }{
+		{"xfs", "mkfs.xfs -q", "uuid:"}, {"btrfs", "mkfs.btrfs -q", "fsid:9123683e-"}, {"ext4", "mkfs.ext4 -q", "fsid:ef53-"},
+	} {
+		t.Run(c.fstype, func(t *testing.T) {
+			t.Parallel()
+			command := strings.Fields(c.mkfs)
+			if _, err := exec.LookPath(command[0]); err != nil {
+				t.Skip(err)
+			}
+			d := t.TempDir()
+			image := filepath.Join(d, "image")
+			if err := os.WriteFile(image, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(image, 400<<20); err != nil {
+				t.Fatal(err)
+			}
+			run := func(name string, args ...string) {
+				t.Helper()
+				if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+					t.Skipf("%s %v: %v: %s", name, args, err, out)
+				}
+			}
+			run(command[0], append(command[1:], image)...)
+			at := filepath.Join(d, "mnt")
+			if err := os.Mkdir(at, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			look := func(path string) Identity {
+				t.Helper()
+				root := openRoot(t, path)
+				defer root.Close()
+				id, err := root.Identity()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.fstype == "xfs" {
+					// What an older kernel is asked gives the same answer.
+					f, err := root.open()
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer f.Close()
+					var geometry [112]byte
+					if err := ioctl(f, xfsIocFSGeometry, unsafe.Pointer(&geometry)); err != nil {
+						t.Error(err)
+					} else if got := fmt.Sprintf("uuid:%x", geometry[64:80]); got != id.FS {
+						t.Errorf("geometry says %s, identity %s", got, id.FS)
+					}
+				}
+				return id
+			}
+			mounted := func(f func()) {
+				t.Helper()
+				run("mount", "-o", "loop", image, at)
+				defer run("umount", at)
+				f()
+			}
+			var before, sub Identity
+			mounted(func() {
+				before = look(at)
+				if c.fstype == "btrfs" {
+					run("btrfs", "subvolume", "create", filepath.Join(at, "sub"))
+					sub = look(filepath.Join(at, "sub"))
+				}
+			})
+			mounted(func() {
+				if again := look(at); again != before || again == sub || !strings.HasPrefix(again.FS, c.prefix) {
+					t.Errorf("%v, mounted again %v, subvolume %v", before, again, sub)
+				}
+			})
+			t.Log(before, sub)
+		})
+	}
 }
 
 func TestExtraOptionsKeepWhatTheyName(t *testing.T) {

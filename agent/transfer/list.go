@@ -26,8 +26,7 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 	}
 	early.Incomplete = len(early.Failed) > 0
 	if len(paths) == 0 {
-		early.Status = -1
-		return early
+		return merge(early, Result{Status: -1})
 	}
 	mode := listMode
 	if opts.Checksum {
@@ -45,7 +44,7 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 		return each(it)
 	})
 	res = merge(early, res)
-	res.Incomplete = res.Incomplete || early.Incomplete || readFailures(res)
+	res.Incomplete = res.Incomplete || readFailures(res)
 	res.Elapsed = time.Since(began)
 	return res
 }

@@ -166,6 +166,22 @@ func TestExcludedDirectoriesAreNotDeleted(t *testing.T) {
 	}
 }
 
+// Protecting a directory does not protect what is in it while the source has the directory.
+func TestWhatIsInAProtectedDirectoryIsDeleted(t *testing.T) {
+	t.Parallel()
+	f := newFixtureWith(t, func(o *Options) { o.Filter = []string{"P archive/"} })
+	f.make(dir{"archive": dir{"old": dir{"f": file("")}, "now": file("")}})
+	f.full()
+	f.rm("archive/old")
+	items, res := f.list(ListOptions{Delete: true})
+	f.done(res)
+	if !slices.ContainsFunc(items, func(it Item) bool { return it.Extraneous && it.Path == "archive/old" }) {
+		t.Errorf("comparison: %+v", items)
+	}
+	f.done(f.del("archive/old"))
+	f.same()
+}
+
 // What was listed as missing and is back when rsync looks must neither be sent nor take the place of anything.
 func TestDeleteSendsNothing(t *testing.T) {
 	t.Parallel()

@@ -371,3 +371,35 @@ func TestUnreadableSource(t *testing.T) {
 		t.Errorf("reported as extraneous after a read error: %q", extra)
 	}
 }
+
+// The kernel takes no path longer than 4095 bytes, but a tree may be deeper.
+func TestTooLongPathsFailByName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	name := strings.Repeat("d", 250)
+	at, err := os.OpenRoot(f.src)
+	f.ok(err)
+	path := ""
+	for len(path) < 4096+100 {
+		f.ok(at.Mkdir(name, 0o755))
+		next, err := at.OpenRoot(name)
+		f.ok(err)
+		f.ok(at.Close())
+		at = next
+		path = join(path, name)
+	}
+	f.ok(at.WriteFile("file", []byte("x"), 0o644))
+	f.ok(at.Close())
+	f.make(dir{"ok": file("")})
+	res := f.send("ok", path+"/file")
+	f.perPath(res, Result{Class: Done, Failed: []PathFailure{{Path: path + "/file", Reason: "File name too long (36)"}}})
+
+	res = f.run(Job{Kind: Tree, Paths: []string{""}})
+	if res.Class != Done || len(res.Failed) != 1 || !strings.HasPrefix(path, res.Failed[0].Path) || res.Failed[0].Remote {
+		t.Errorf("%v, %d failed\n%s", res.Class, len(res.Failed), res.Stderr)
+	}
+	_, res = f.list(ListOptions{Delete: true})
+	if res.Class != Done || !res.Incomplete {
+		t.Errorf("comparison: %v, incomplete %v\n%s", res.Class, res.Incomplete, res.Stderr)
+	}
+}

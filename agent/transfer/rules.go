@@ -4,6 +4,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Rsync matches a path that is named in --files-from against the rules, but not the directories above
@@ -101,54 +103,65 @@ func (r *Runner) there(root *Root, dir string) bool {
 }
 
 // deletable leaves out the missing paths that a recursive run with --delete would keep. What is kept because it is a
-// directory on the backup is returned too.
+// directory on the backup goes to res.Kept.
 //
-// It makes the paths as directories in an empty place and lets rsync say which of them it would delete. A path that is
+// It makes the paths as directories in a place of its own and lets rsync say which of them it would delete. A path that is
 // kept as a directory may be a file on the backup; then only the backup can tell, so it is asked.
-func (r *Runner) deletable(ctx context.Context, root *Root, paths []string) (out, kept []string, err error) {
+func (r *Runner) deletable(ctx context.Context, root *Root, paths []string, res *Result) ([]string, error) {
 	if len(paths) == 0 || len(r.ruleArgs(false)) == 0 {
-		return paths, nil, nil
+		return paths, nil
 	}
 	tmp, err := os.MkdirTemp("", "lockstep-rules-")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer os.RemoveAll(tmp)
-	empty, full := filepath.Join(tmp, "empty"), filepath.Join(tmp, "full")
-	if err := os.Mkdir(empty, 0o700); err != nil {
-		return nil, nil, err
+	// The directories above are on both sides, as in truth: a rule that protects one does not protect what is in it.
+	without, with := filepath.Join(tmp, "source"), filepath.Join(tmp, "backup")
+	if err := os.Mkdir(without, 0o700); err != nil {
+		return nil, err
 	}
+	failed := map[string]bool{}
 	for _, p := range paths {
-		if err := os.MkdirAll(filepath.Join(full, p), 0o700); err != nil {
-			return nil, nil, err
+		above, _ := split(p)
+		err := os.MkdirAll(filepath.Join(with, p), 0o700)
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(without, above), 0o700)
+		}
+		switch {
+		case errors.Is(err, syscall.ENAMETOOLONG):
+			failed[p] = true
+			res.Failed = append(res.Failed, PathFailure{Path: p, Reason: reason(err)})
+		case err != nil:
+			return nil, err
 		}
 	}
 	goes := map[string]bool{}
 	args := append([]string{"-r", "--delete"}, append([]string{riskPartial}, r.ruleArgs(false)...)...)
-	if err := r.local(ctx, empty, nil, append(args, "./", full+"/"), func(it Item) {
+	if err := r.local(ctx, without, nil, append(args, "./", with+"/"), func(it Item) {
 		if it.Extraneous {
 			goes[it.Path] = true
 		}
 	}); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var ask []string
+	var out, ask []string
 	for _, p := range paths {
 		if goes[p] {
 			out = append(out, p)
-		} else {
+		} else if !failed[p] {
 			ask = append(ask, p)
 		}
 	}
 	if len(ask) == 0 {
-		return out, nil, nil
+		return out, nil
 	}
 	// A path below an excluded directory goes in no case.
 	if ask, err = r.reachable(ctx, root, ask, false); err != nil || len(ask) == 0 {
-		return out, nil, err
+		return out, err
 	}
 	file, dir := map[string]bool{}, map[string]bool{}
-	res := r.exec(ctx, runDelete, root, ask, fileList(ask), r.args(run{mode: listMissingMode}), func(line string) error {
+	dry := r.exec(ctx, runDelete, root, ask, fileList(ask), r.args(run{mode: listMissingMode}), func(line string) error {
 		if it, ok := parseItem(line); ok && it.Extraneous {
 			if it.Dir {
 				dir[it.Path] = true
@@ -158,19 +171,19 @@ func (r *Runner) deletable(ctx context.Context, root *Root, paths []string) (out
 		}
 		return nil
 	})
-	if res.Class != Done {
-		return nil, nil, &runError{res}
+	if dry.Class != Done {
+		return nil, &runError{dry}
 	}
 	for _, p := range ask {
 		switch {
 		case file[p]:
 			out = append(out, p)
-		case dir[p] || slices.Contains(res.Kept, p):
-			kept = append(kept, p)
+		case dir[p] || slices.Contains(dry.Kept, p):
+			res.Kept = append(res.Kept, p)
 		}
 	}
 	slices.Sort(out)
-	return out, kept, nil
+	return out, nil
 }
 
 // runError carries the result of a run that was needed before the job itself.

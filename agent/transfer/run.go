@@ -34,8 +34,7 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 		return r.notRun(ctx, early, err)
 	}
 	if len(paths) == 0 {
-		early.Status = -1 // nothing to do: rsync does not run
-		return early
+		return merge(early, Result{Status: -1}) // nothing to do: rsync does not run
 	}
 	c := run{progress: progress != nil}
 	kind := runSend
@@ -44,6 +43,12 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 		c.mode = sendMode
 		if job.Force {
 			c.mode, kind = forceMode, runForce
+		}
+		if paths[0] == "" {
+			// Rsync takes ./ for the directory and what is in it. It comes along with any other path.
+			if paths = paths[1:]; len(paths) == 0 {
+				paths, c.mode = []string{""}, rootMode
+			}
 		}
 	case Tree:
 		c.mode, c.full, kind = treeMode, job.Full, runTree
@@ -76,6 +81,10 @@ func merge(early, res Result) Result {
 	res.Failed = append(early.Failed, res.Failed...)
 	res.Changed = union(early.Changed, res.Changed)
 	res.Kept = union(early.Kept, res.Kept)
+	res.Incomplete = res.Incomplete || early.Incomplete
+	if res.Class == Done {
+		res.Message, res.Hint = res.summary()
+	}
 	return res
 }
 
@@ -131,9 +140,7 @@ func (r *Runner) prepare(ctx context.Context, root *Root, job Job) (paths []stri
 	slices.Sort(early.Changed)
 	early.Changed = slices.Compact(early.Changed)
 	if job.Kind == Delete {
-		var kept []string
-		keep, kept, err = r.deletable(ctx, root, keep)
-		early.Kept = kept
+		keep, err = r.deletable(ctx, root, keep, &early)
 	} else {
 		keep, err = r.reachable(ctx, root, keep, job.Full)
 	}
@@ -147,7 +154,9 @@ func reason(err error) string {
 	}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
-		return fmt.Sprintf("%v (%d)", errno, int(errno))
+		// As rsync spells it: Permission denied (13).
+		s := errno.Error()
+		return fmt.Sprintf("%s%s (%d)", strings.ToUpper(s[:1]), s[1:], int(errno))
 	}
 	return pe.Err.Error()
 }
@@ -228,8 +237,9 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	}}
 	errs := &lines{each: rep.errLine}
 	cmd.Stdout, cmd.Stderr = out, errs
-	// A session of its own is a group of its own, and has no terminal to ask on.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// A session of its own is a group of its own, and has no terminal to ask on. When we are killed, rsync ends too, and
+	// does not go on beside the next agent.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	r.log.Debug("rsync", "argv", cmd.Args, "paths", len(paths))

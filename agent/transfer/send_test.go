@@ -189,6 +189,29 @@ func TestOddNames(t *testing.T) {
 	f.same()
 }
 
+func TestSendOfTheSourceDirectoryBringsItsAttributesOnly(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": file(""), "d": dir{"f": file("")}})
+	f.ok(os.Chmod(f.src, 0o751))
+	f.ok(rsynctest.Touch(f.src, time.Unix(1, 2)))
+	check := func(want ...string) {
+		t.Helper()
+		if d := diff(want, f.backup()); d != "" {
+			t.Errorf("-want +got:\n%s", d)
+		}
+		if fi, err := os.Stat(f.dst); err != nil || fi.Mode().Perm() != 0o751 || !fi.ModTime().Equal(time.Unix(1, 2)) {
+			t.Errorf("%v %v %v", fi.Mode(), fi.ModTime(), err)
+		}
+	}
+	f.done(f.send(""))
+	check()
+	f.done(f.send("", "d"))
+	check("d")
+	f.perPath(f.del(""), Result{Class: Done, Status: -1, Changed: []string{""}})
+	check("d")
+}
+
 func TestRewriteOfEqualSizeInTheSameSecondIsSent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
