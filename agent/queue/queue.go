@@ -166,11 +166,14 @@ func (q *Queue) Flush(now time.Time) {
 	q.wakeAt(t)
 }
 
-// Next hands out at most limit paths that are due, those that have waited longest first.
+// Next hands out at most limit paths, those that have waited longest first: what is due, and with it what has been
+// quiet for a quarter of Delay. So under a steady stream of changes a batch carries most of a Delay's worth of them,
+// and a larger Delay means fewer runs; without that, each path would become due, and go, by itself.
 func (q *Queue) Next(now time.Time, limit int) (Batch, bool) {
 	t := q.ticks(now)
 	q.collapseDense(t)
 	var b Batch
+	var early []*node
 	wake := noWake
 	n := q.list.next
 	for ; n != &q.list && len(b.nodes) < limit; n = n.next {
@@ -178,6 +181,9 @@ func (q *Queue) Next(now time.Time, limit int) (Batch, bool) {
 		case n.due > t:
 			if wake == noWake || n.due < wake {
 				wake = n.due
+			}
+			if n.due <= t+int64(q.opts.Delay)*3/4 && !q.blocked(n) {
+				early = append(early, n)
 			}
 		case !q.blocked(n):
 			b.nodes = append(b.nodes, n)
@@ -191,6 +197,7 @@ func (q *Queue) Next(now time.Time, limit int) (Batch, bool) {
 	if len(b.nodes) == 0 {
 		return Batch{}, false
 	}
+	b.nodes = append(b.nodes, early[:min(len(early), limit-len(b.nodes))]...)
 	b.Entries = make([]Entry, len(b.nodes))
 	for i, n := range b.nodes {
 		b.Entries[i] = q.entry(n)

@@ -459,3 +459,25 @@ func BenchmarkBatchOf1000(b *testing.B) {
 		q.Done(at(100), batch, nil)
 	}
 }
+
+// A larger delay is worth its latency only if it makes batches larger.
+func TestWhatIsQuietForAQuarterOfTheDelayGoesAlong(t *testing.T) {
+	t.Parallel()
+	q := New(Options{Delay: 100 * time.Millisecond, MaxDelay: 5 * time.Second})
+	for i := range 100 {
+		q.Mark(t0, t0, fmt.Sprint("unrelated", i), false)
+	}
+	if b, ok := q.Next(t0, 1000); !ok || len(b.Entries) != 100 {
+		t.Fatalf("%d entries, want the 100 that are due", len(b.Entries))
+	}
+	for i := range 20 { // one path every 5 ms
+		q.Add(t0.Add(time.Duration(i)*5*time.Millisecond), []watch.Event{{Path: fmt.Sprint("f", i), Op: watch.Create}})
+	}
+	if b, ok := q.Next(t0.Add(99*time.Millisecond), 1000); ok {
+		t.Fatalf("%d entries before the first is due", len(b.Entries))
+	}
+	b, ok := q.Next(t0.Add(100*time.Millisecond), 1000)
+	if !ok || len(b.Entries) != 16 { // quiet for 100, 95, … 25 ms
+		t.Fatalf("%d entries, want 16", len(b.Entries))
+	}
+}
