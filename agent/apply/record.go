@@ -74,17 +74,6 @@ func loadRecord(files host.Files) (*record, error) {
 	return r, nil
 }
 
-// clone is a copy that shares no map.
-func (r *record) clone() *record {
-	c := *r
-	c.Files, c.Dirs, c.Runs = maps.Clone(r.Files), maps.Clone(r.Dirs), maps.Clone(r.Runs)
-	c.Pairs = map[string]map[plan.Role]pairRecord{}
-	for name, roles := range r.Pairs {
-		c.Pairs[name] = maps.Clone(roles)
-	}
-	return &c
-}
-
 // save writes the record, or removes it and its directory when it has nothing to tell.
 func (r *record) save(files host.Files) error {
 	if len(r.Pairs) == 0 && len(r.Files) == 0 && len(r.Dirs) == 0 && !r.User {

@@ -222,7 +222,7 @@ var (
 func CheckModuleName(name string) error {
 	switch {
 	case !moduleName.MatchString(name), name != strings.Join(strings.Fields(name), " "):
-		return fmt.Errorf("module name %q: write letters, digits, -, _ and .", name)
+		return fmt.Errorf("module name %q: a name has letters, digits, dots, - and _", name)
 	case strings.EqualFold(name, "global"), strings.EqualFold(name, ini.DefaultSection):
 		return fmt.Errorf("module name %q is reserved", name)
 	}
