@@ -14,8 +14,10 @@ import (
 // tell keeps the service manager informed, as sd_notify(3) describes.
 func (l *loop) tell(now time.Time) {
 	notify := l.agent.opts.Notify
-	if !l.ready && l.watch.ready && l.full.started > 0 {
-		// The first full batch may take hours: it has begun, and STATUS= tells how far it is.
+	// The first full batch may take hours: it has begun, and STATUS= tells how far it is. When the source is not mounted
+	// or the backup does not answer there is nothing to wait for either: the agent does what it can, and a restart by the
+	// service manager would not help.
+	if !l.ready && (l.watch.ready && l.full.started > 0 || l.state == Held || l.state == Failing) {
 		l.ready = true
 		notify("READY=1")
 	}
