@@ -25,6 +25,7 @@ type listing struct {
 	dev, ino uint64
 	entries  []entry // all directories, and as many other entries as were asked for
 	more     bool    // there are more entries that are not directories
+	fresh    bool    // nothing had been in it since it was made
 	err      error
 }
 
@@ -40,11 +41,12 @@ func listDir(path string, files int) listing {
 		return l
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if l.err = unix.Fstat(fd, &st); l.err != nil {
+	var st unix.Statx_t
+	if l.err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); l.err != nil {
 		return l
 	}
-	l.dev, l.ino = uint64(st.Dev), st.Ino
+	l.dev, l.ino = unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino
+	l.fresh = st.Mask&unix.STATX_BTIME != 0 && st.Btime == st.Mtime
 	l.err = readDir(fd, func(name []byte, dir bool) {
 		switch {
 		case dir:

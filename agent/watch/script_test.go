@@ -57,6 +57,7 @@ type fixture struct {
 	w       *watcher
 	stop    func()
 	exclude *Exclude
+	each    func(Event) // if set, called for each event as it comes
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at each report
@@ -122,6 +123,9 @@ func (f *fixture) start(backend string, vary ...func(*Options, *tuning)) {
 					f.cookies[e.Cookie] = true
 				} else {
 					f.events = append(f.events, e)
+					if f.each != nil {
+						f.each(e)
+					}
 				}
 			}
 			if r.Fault != nil {
@@ -186,7 +190,7 @@ func (f *fixture) sync() []Event {
 func describe(events []Event) string {
 	var b strings.Builder
 	for i, e := range events {
-		if i == 40 {
+		if i == 400 {
 			fmt.Fprintf(&b, "\n  and %d more", len(events)-i)
 			break
 		}
@@ -214,7 +218,7 @@ func opString(op Op) string {
 // covered tells whether one of the events makes a consumer look at path.
 func covered(events []Event, path string) bool {
 	return slices.ContainsFunc(events, func(e Event) bool {
-		return e.Path == path || e.Tree && (e.Path == "" || isBelow(path, e.Path))
+		return e.Path == path || (e.Tree || e.Op&Delete != 0) && (e.Path == "" || isBelow(path, e.Path))
 	})
 }
 
@@ -266,8 +270,8 @@ func (f *fixture) probe() {
 
 // TestScripts runs testdata/*.script on every backend. A script has commands, one a line; a word may be written as
 // a Go string. What stands before "watch" happens before the watcher does. "Output:" then lists what must
-// have been reported: a path is covered by an event of it or a Tree event above it; "tree PATH" wants a Tree
-// event at PATH or above; "never PATH" wants no event of PATH or below. More commands may follow.
+// have been reported: a path is covered by an event of it or a Tree event above it; "tree PATH" wants an event
+// that stands for all below PATH; "never PATH" wants no event of PATH or below. More commands may follow.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	scripts, err := filepath.Glob("testdata/*.script")
@@ -323,8 +327,10 @@ func checkOutput(events []Event, words []string) string {
 			return fmt.Sprintf("nothing covers %q", words[0])
 		}
 	case words[0] == "tree":
-		if !slices.ContainsFunc(events, func(e Event) bool { return e.Tree && (e.Path == "" || isBelow(words[1], e.Path)) }) {
-			return fmt.Sprintf("no Tree event at or above %q", words[1])
+		if !slices.ContainsFunc(events, func(e Event) bool {
+			return (e.Tree || e.Op&Delete != 0) && (e.Path == "" || isBelow(words[1], e.Path))
+		}) {
+			return fmt.Sprintf("no Tree or Delete event at or above %q", words[1])
 		}
 	case words[0] == "never":
 		for _, e := range events {

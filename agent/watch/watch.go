@@ -25,11 +25,19 @@ const (
 	Attrib                // IN_ATTRIB; FAN_ATTRIB
 	Delete                // IN_DELETE, IN_MOVED_FROM; FAN_DELETE, FAN_MOVED_FROM
 	Move                  // set beside Create or Delete when a rename is known to have caused it
-	Rescan                // events were lost here: what is gone may have had none
+	Rescan                // what is gone from here (with Tree: from anywhere below) may have had no event
 )
 
 // Event says that something happened to a path. It is a reason to look, not a description of what is there:
 // Path is where the kernel or the watcher last knew its subject.
+//
+// A Delete stands for all that was below Path, even without Dir: of a name that came and went quickly, inotify
+// may not tell that it was a directory. If a directory is there again by the time of the look, nothing is known
+// about what a mirror has below it.
+//
+// A Rescan without Tree is the weak form, for a new directory that was filled before it could be watched: what was
+// both made and removed in it by then had no event. It matters to a mirror only if it read the directory in that
+// time because of an event above it.
 type Event struct {
 	Path string // relative to the root, slash-separated, no "./"; "" is the root itself. Raw bytes, maybe not UTF-8
 	Op   Op
@@ -74,7 +82,7 @@ type Options struct {
 	Root      string   // absolute path of the directory
 	Backend   string   // auto, fanotify, inotify; "" is auto
 	Exclude   *Exclude // directories it matches are not watched and paths it matches not reported; nil matches nothing
-	CookieDir string   // an existing directory, watched by the same kernel queue, for Event.Cookie; "" = none
+	CookieDir string   // an existing directory of this user, watched by the same kernel queue, for Event.Cookie; "" = none
 	// Progress, if set, is called now and then during the first walk with the directories watched so far.
 	// It is called by Run's goroutine and must not block.
 	Progress func(dirs int)

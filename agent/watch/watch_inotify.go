@@ -45,8 +45,8 @@ const (
 //     directory is dropped with all below it and added again; a directory whose inode is known under
 //     another path has been renamed, too, by an event that is still to come.
 //   - Adding a path that it has already, but that is another directory now, leaves its tables in disorder
-//     (the path keeps a watch that is not there, and removing it panics). So a path is always removed before
-//     it is added again. Events that get lost so are made up for by reporting the whole directory.
+//     (the path keeps a watch that is not there, and removing it panics). So a path is always dropped before
+//     it is added again. Events that get lost so are made up for by reporting the whole tree below it.
 //   - Whether the subject is a directory is not told, so names that come and go are looked at.
 //
 // Directories are added from the top down, each before it is listed: what was made in between has an event or is
@@ -227,7 +227,7 @@ func (s *inotify) begin(ctx context.Context) error {
 		// Before the tree: under a watch limit it is the one watch that must not be missing.
 		s.cookieLost = s.kernel.Add(s.opts.CookieDir) != nil
 	}
-	if s.watch(s.root.path, 0) == 0 && len(s.poll.tops) == 0 {
+	if s.watch(s.root.path) == 0 && len(s.poll.tops) == 0 {
 		err := fmt.Errorf("%w: it cannot be read", ErrRootLost)
 		if lost := s.checkRoot(); lost != nil {
 			err = lost
@@ -314,6 +314,11 @@ func (b *inbox) read(kernel *fsnotify.Watcher, stall func()) {
 			if !ok {
 				return
 			}
+			if err == unix.EINVAL {
+				// From inotify_rm_watch, which fsnotify calls when it reads that a directory has moved, and
+				// which was deleted since. An error of reading is an *fs.PathError.
+				continue
+			}
 			b.mu.Lock()
 			if errors.Is(err, fsnotify.ErrEventOverflow) {
 				b.overflow = true
@@ -384,7 +389,7 @@ func (s *inotify) handle(ctx context.Context, ev *fsnotify.Event) {
 	if dir := s.opts.CookieDir; dir != "" {
 		if rest, ok := strings.CutPrefix(name, dir); ok && (rest == "" || rest[0] == '/') {
 			switch {
-			case rest != "" && ev.Has(fsnotify.Create):
+			case rest != "" && (ev.Has(fsnotify.Create) || ev.Has(fsnotify.Chmod)):
 				s.cookie(rest[1:])
 			case rest == "" && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)):
 				s.cookieLost = true
@@ -463,10 +468,13 @@ func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
 	was := id != 0
 	if err == nil && isDir(&st) {
 		if s.excluded(path, rel, true) {
-			if was {
-				s.drop(path)
-			}
+			s.drop(path)
 			s.hide(path, rel)
+			return
+		}
+		if s.dirs.get(parentOf(path)) == 0 {
+			// An older path of a renamed directory, whose own event is still to come, or one that is polled.
+			s.emit(Event{Path: rel, Op: op, Dir: true})
 			return
 		}
 		if was && op&Delete == 0 {
@@ -477,7 +485,7 @@ func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
 				return
 			}
 		}
-		s.grow(ctx, path, rel, op, was || op&Delete != 0)
+		s.grow(ctx, path, rel, op, op&Delete != 0)
 		return
 	}
 	if was {
@@ -510,80 +518,107 @@ func (s *inotify) hide(path, rel string) {
 }
 
 // grow watches a directory and all below it, and then reports it with what it found. rescan says that things may
-// have gone from it unseen.
+// have gone from it unseen, as they may if it was watched already.
 func (s *inotify) grow(ctx context.Context, top, rel string, op Op, rescan bool) {
-	var found []Event
+	if s.dirs.get(top) != 0 {
+		s.drop(top)
+		rescan = true
+	}
 	tree := rescan
+	self := Event{Path: rel, Op: op, Dir: true}
+	var found []Event
+	report := func(e Event) {
+		if tree = tree || len(found) == maxFound; !tree {
+			found = append(found, e)
+		}
+	}
 	stack := []string{top}
 	for len(stack) > 0 && ctx.Err() == nil {
 		path := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		id := s.watch(path, s.dirs.get(parentOf(path)))
-		if id == 0 {
-			continue
+		l := listing{path: path}
+		if id := s.watch(path); id != 0 {
+			files := 0
+			if !tree {
+				files = maxFound
+			}
+			l = listDir(path, files)
+			for s.listed(id, l) {
+				l = listDir(path, files)
+				id = s.dirs.get(path)
+			}
 		}
-		files := 0
-		if !tree {
-			files = maxFound
+		var weak Op
+		if l.entries != nil || !l.fresh {
+			weak = Rescan
 		}
-		l := listDir(path, files)
-		if s.listed(id, l) {
-			stack = append(stack, path)
-			continue
-		}
-		if l.err != nil {
-			continue
+		if path == top {
+			self.Op |= weak
+		} else if rel, ok := s.rel(path); ok {
+			report(Event{Path: rel, Op: Create | weak, Dir: true})
 		}
 		for _, e := range l.entries {
-			child := path + "/" + e.name
-			if path == "/" {
-				child = path + e.name
-			}
-			childRel, _ := s.rel(child)
-			if s.exclude.entry(childRel, e.dir) {
+			child := join(path, e.name)
+			rel, _ := s.rel(child)
+			switch {
+			case !s.exclude.entry(rel, e.dir):
 				if e.dir {
-					s.hide(child, childRel)
+					stack = append(stack, child)
+				} else {
+					report(Event{Path: rel, Op: Create})
 				}
-				continue
-			}
-			if e.dir {
-				stack = append(stack, child)
-			}
-			if tree = tree || l.more || len(found) == maxFound; !tree {
-				found = append(found, Event{Path: childRel, Op: Create, Dir: e.dir})
+			case e.dir:
+				s.hide(child, rel)
 			}
 		}
+		tree = tree || l.more
 	}
-	if rescan {
-		op |= Rescan
+	if self.Tree = tree; rescan {
+		self.Op |= Rescan
 	}
-	s.emit(Event{Path: rel, Op: op, Dir: true, Tree: tree})
+	s.emit(self)
 	if !tree {
 		s.batch = append(s.batch, found...)
 	}
 }
 
-// watch adds a watch for a directory and returns 0 if there is none: because it is gone or not readable, or
-// because it must be polled. A watch that is there already is made anew.
-func (s *inotify) watch(path string, parent dirID) dirID {
-	id := s.dirs.get(path)
-	if id != 0 {
-		_ = s.kernel.Remove(path)
+// join is path.Join without the cleaning, of a directory that may be "/".
+func join(dir, name string) string {
+	if dir == "/" {
+		return dir + name
 	}
+	return dir + "/" + name
+}
+
+// watch adds a watch for a directory that has none, below one that has. It returns 0 if there is none in the end:
+// because the directory is gone or not readable, or because it must be polled.
+func (s *inotify) watch(path string) dirID {
 	if path == s.opts.CookieDir {
 		return 0 // what happens in there is told by cookies
 	}
-	err := s.add(path)
-	switch {
-	case err == nil:
-		delete(s.unreadable, path)
-		if id == 0 {
-			id = s.dirs.add(path, parent)
+	st, err := lstat(path)
+	if err == nil && !isDir(&st) {
+		err = unix.ENOTDIR
+	}
+	if err == nil {
+		if other := s.dirs.inode(uint64(st.Dev), st.Ino); other != 0 && !s.moved(s.dirs.path(other), path, &st) {
+			return 0
+		}
+		parent := s.dirs.get(parentOf(path))
+		if parent == 0 && path != s.root.path {
+			return 0 // renamed with a directory above it, whose event will bring us back
+		}
+		if err = s.add(path); err == nil {
+			delete(s.unreadable, path)
+			id := s.dirs.add(path, parent)
+			s.dirs.identify(id, uint64(st.Dev), st.Ino)
 			if s.opts.Progress != nil && s.walk.active && s.dirs.len%progressEvery == 0 {
 				s.opts.Progress(s.dirs.len)
 			}
+			return id
 		}
-		return id
+	}
+	switch {
 	case gone(err):
 	case errors.Is(err, unix.EACCES):
 		s.unreadable[path] = struct{}{}
@@ -596,10 +631,24 @@ func (s *inotify) watch(path string, parent dirID) dirID {
 	default:
 		s.poll.add(path, pollRetry)
 	}
-	if id != 0 {
-		s.drop(path)
-	}
 	return 0
+}
+
+// moved handles a directory at path that is watched under another path. It returns false if it is at both.
+func (s *inotify) moved(other, path string, st *unix.Stat_t) bool {
+	was, err := lstat(other)
+	if err == nil && was.Dev == st.Dev && was.Ino == st.Ino {
+		// A bind mount. A watch reports one path, and it is the other.
+		s.poll.add(path, pollAlways)
+		return false
+	}
+	// Renamed, and the event of that is still to come. By then nobody will know that it was a directory, so it
+	// is told now.
+	s.drop(other)
+	if rel, ok := s.rel(other); ok {
+		s.emit(Event{Path: rel, Op: Delete | Move, Dir: true})
+	}
+	return true
 }
 
 func (s *inotify) add(path string) error {
@@ -611,40 +660,27 @@ func (s *inotify) add(path string) error {
 	return s.kernel.Add(path)
 }
 
-// listed takes in which directory was found at a watched path, and tells whether to list it again.
+// listed tells whether a watched directory must be listed again, because it was another one that was listed.
 func (s *inotify) listed(id dirID, l listing) (again bool) {
+	d := s.dirs.at(id)
 	switch {
+	case l.err == nil && l.ino == d.ino && l.dev == s.dirs.devs[d.dev-1]:
+		return false
 	case l.err == nil:
-	case gone(l.err):
+		// Replaced between the lstat of watch and the listing: nobody knows which of the two has the watch.
 		s.drop(l.path)
-		return false
+		return s.watch(l.path) != 0
+	case gone(l.err):
+		// Gone when it was listed, which may be a while ago.
+		if st, err := lstat(l.path); err == nil && st.Ino == d.ino && uint64(st.Dev) == s.dirs.devs[d.dev-1] {
+			return true
+		}
+		s.drop(l.path)
 	case errors.Is(l.err, unix.EACCES):
-		return false
 	default: // EMFILE, EIO: nobody knows what is below it
 		s.poll.add(l.path, pollRetry)
-		return false
 	}
-	other := s.dirs.inode(l.dev, l.ino)
-	if other == id || other == 0 {
-		s.dirs.identify(id, l.dev, l.ino)
-		return false
-	}
-	path := s.dirs.path(other)
-	st, err := lstat(path)
-	if err == nil && uint64(st.Dev) == l.dev && st.Ino == l.ino {
-		// One directory at two paths: a bind mount. Fsnotify reports the path that was added first; make
-		// sure which one that is.
-		s.drop(l.path)
-		s.poll.add(l.path, pollAlways)
-		if rel, ok := s.rel(path); ok && s.watch(path, 0) != 0 {
-			s.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
-		}
-		return false
-	}
-	// Renamed, and the event of that is still to come: fsnotify has it under the old path.
-	s.drop(path)
-	s.drop(l.path)
-	return s.watch(l.path, s.dirs.get(parentOf(l.path))) != 0
+	return false
 }
 
 // drop removes the watches of a directory and all below it.
@@ -679,18 +715,14 @@ func (s *inotify) walked(l listing) {
 		s.walk.stack = append(s.walk.stack, l.path)
 		return
 	}
-	id = s.dirs.get(l.path)
-	if id == 0 || l.err != nil {
+	if l.err != nil {
 		return
 	}
 	for _, e := range l.entries {
 		if !e.dir {
 			continue
 		}
-		child := l.path + "/" + e.name
-		if l.path == "/" {
-			child = l.path + e.name
-		}
+		child := join(l.path, e.name)
 		if s.dirs.get(child) != 0 {
 			continue // an event told of it, and all below it is watched
 		}
@@ -699,7 +731,7 @@ func (s *inotify) walked(l listing) {
 			s.hide(child, rel)
 			continue
 		}
-		if s.watch(child, id) != 0 {
+		if s.watch(child) != 0 {
 			s.walk.stack = append(s.walk.stack, child)
 		}
 	}
@@ -727,7 +759,7 @@ func (s *inotify) endWalk() {
 	}
 	s.recovering, s.including = false, false
 	s.reportLimit(s.poll.counts[pollLimit], s.dirs.len)
-	s.listCookies()
+	s.pokeCookies()
 	if s.overflowed {
 		s.beginAgain()
 	}
@@ -747,7 +779,7 @@ func (s *inotify) tick(ctx context.Context) error {
 	}
 	if s.cookieLost && s.kernel.Add(s.opts.CookieDir) == nil {
 		s.cookieLost = false
-		s.listCookies()
+		s.pokeCookies()
 	}
 	return nil
 }
@@ -878,16 +910,6 @@ func (s *inotify) release() {
 		}
 		s.emit(Event{Cookie: c.name})
 		s.cookies = s.cookies[1:]
-	}
-}
-
-// listCookies reports the cookies whose events may have been lost.
-func (s *inotify) listCookies() {
-	if s.opts.CookieDir == "" {
-		return
-	}
-	for _, e := range listDir(s.opts.CookieDir, maxFound).entries {
-		s.cookie(e.name)
 	}
 }
 
