@@ -58,6 +58,10 @@ var (
 	probeMode       = []string{"--dry-run", attributes, "-d"}
 )
 
+// connectTimeout bounds the wait for a connection. A host on the other side of the world answers in a fraction of a second; one
+// that is cut off never does, and the status has to say so soon.
+const connectTimeout = 10 * time.Second
+
 // args is the argv of one run, without the program.
 func (r *Runner) args(c run) []string {
 	o := &r.opts
@@ -79,7 +83,7 @@ func (r *Runner) args(c run) []string {
 	if s := seconds(o.Timeout); s != "" {
 		args = append(args, "--timeout="+s)
 		if !r.hasExtra("--contimeout") {
-			args = append(args, "--contimeout="+s)
+			args = append(args, "--contimeout="+seconds(min(o.Timeout, connectTimeout)))
 		}
 	}
 	if o.BandwidthLimit != "" {
@@ -144,7 +148,7 @@ func (r *Runner) compress() []string {
 	switch {
 	case r.opts.Compress == "":
 		return nil
-	case !r.version.before(3, 2, 0):
+	case !r.version.before(2, 0):
 		return []string{"--compress", "--compress-choice=" + r.opts.Compress}
 	case r.opts.Compress == "zlibx":
 		return []string{"--new-compress"}
