@@ -41,12 +41,12 @@ func (r *Runner) canary(ctx context.Context) (res Result) {
 	if err != nil {
 		return r.notRun(ctx, Result{}, err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	root, err := OpenRoot(tmp)
 	if err != nil {
 		return r.notRun(ctx, Result{}, err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	c := canary{r: r, root: root, tmp: tmp, name: canaryPrefix + strings.ToLower(rand.Text()[:8])}
 	c.file = c.name + "/sub/file"
 

@@ -317,7 +317,7 @@ func TestChangedWhileItIsRead(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<16)
 	f.make(dir{"big": file(big)})
 	f.full()
-	f.r.opts.BandwidthLimit = "400"
+	f.r.opts.BandwidthLimit = "700"
 	f.r.opts.Extra = []string{"--whole-file"}
 	f.ok(os.WriteFile(f.at("big"), []byte(big+"x"), 0o644))
 	cut := false

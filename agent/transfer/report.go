@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -27,6 +28,7 @@ type report struct {
 	paths map[string]bool
 	above map[string]bool // directories above paths
 
+	mu         sync.Mutex     // what follows is filled from two goroutines, one for each output
 	failed     map[string]int // index in Failed
 	Failed     []PathFailure
 	changed    map[string]bool
@@ -123,8 +125,11 @@ func (rep *report) errLine(line string) {
 	if line = strings.TrimRight(line, " \r"); line == "" {
 		return
 	}
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
 	rep.stderr.add(line)
-	if !(strings.HasPrefix(line, "rsync: ") && rep.failure(line)) && !rep.common(line) && !rep.failure(line) {
+	first := strings.HasPrefix(line, "rsync: ") && rep.failure(line) // the most frequent kind
+	if !first && !rep.common(line) && !rep.failure(line) {
 		if len(rep.unknown) < maxCauses && !summaryLine.MatchString(line) {
 			rep.unknown = append(rep.unknown, line)
 		}
@@ -137,7 +142,11 @@ func (rep *report) errLine(line string) {
 }
 
 // outLine takes in a message among standard output, and reports whether it was one.
-func (rep *report) outLine(line string) bool { return rep.common(line) }
+func (rep *report) outLine(line string) bool {
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
+	return rep.common(line)
+}
 
 // common knows the lines that rsync prints to one or the other, depending on version and verbosity.
 func (rep *report) common(line string) bool {

@@ -40,11 +40,14 @@ func (r *Root) realPath() (string, error) { return os.Readlink(r.dir()) }
 func ignoringEINTR(f func() (int, error)) (int, error) {
 	for {
 		n, err := f()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}
 }
+
+// closeFD closes a descriptor that nothing was written to, so that there is no error to tell.
+func closeFD(fd int) { _ = unix.Close(fd) }
 
 // open opens the directory itself for reading, which its inode may refuse.
 func (r *Root) open() (*os.File, error) {
@@ -63,7 +66,7 @@ func (r *Root) Empty() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	_, err = f.ReadDir(1)
 	if errors.Is(err, io.EOF) {
 		return true, nil
@@ -115,7 +118,7 @@ func (r *Root) uuid(fstype int64) (uuid [16]byte) {
 	if err != nil {
 		return uuid
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var b [17]byte
 	if ioctl(f, fsIocGetFSUUID, unsafe.Pointer(&b)) == nil && b[0] == 16 {
 		copy(uuid[:], b[1:])
@@ -156,16 +159,16 @@ func (r *Root) openBelow(path string, flags int) (int, error) {
 		fd, err := ignoringEINTR(func() (int, error) {
 			for try := 0; ; try++ { // EAGAIN: renames raced the walk
 				fd, err := unix.Openat2(r.fd, path, &how)
-				if err != unix.EAGAIN || try == 100 {
+				if !errors.Is(err, unix.EAGAIN) || try == 100 {
 					return fd, err
 				}
 			}
 		})
 		// seccomp profiles that do not know openat2 answer EPERM instead of ENOSYS.
-		if err != unix.ENOSYS && err != unix.EPERM {
+		if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 			return fd, err
 		}
-		if err == unix.ENOSYS {
+		if errors.Is(err, unix.ENOSYS) {
 			noOpenat2.Store(true)
 		}
 	}
@@ -181,7 +184,7 @@ func (r *Root) walkBelow(path string, flags int) (int, error) {
 		if at, err = r.walkBelow(dir, unix.O_PATH|unix.O_DIRECTORY); err != nil {
 			return -1, err
 		}
-		defer unix.Close(at)
+		defer closeFD(at)
 	}
 	return ignoringEINTR(func() (int, error) {
 		return unix.Openat(at, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -196,8 +199,7 @@ func (r *Root) Lstat(path string) (Entry, error) {
 	}
 	var st unix.Stat_t
 	if err := r.lstat(path, &st); err != nil {
-		switch err {
-		case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 			return Entry{}, &absentError{path: path, cause: err}
 		}
 		return Entry{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
@@ -225,7 +227,7 @@ func (r *Root) lstat(path string, st *unix.Stat_t) error {
 		if at, err = r.openBelow(dir, unix.O_PATH|unix.O_DIRECTORY); err != nil {
 			return err
 		}
-		defer unix.Close(at)
+		defer closeFD(at)
 	}
 	return unix.Fstatat(at, name, st, flags)
 }
@@ -276,7 +278,7 @@ func (r *Root) OpenForWriting(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(handle)
+	defer closeFD(handle)
 	var st unix.Stat_t
 	if unix.Fstat(handle, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false
@@ -287,10 +289,10 @@ func (r *Root) OpenForWriting(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd) // which drops the lease too
+	defer closeFD(fd) // which drops the lease too
 	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
 	if err == nil {
 		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK) // Close does it if this does not
 	}
-	return err == unix.EAGAIN || err == unix.EBUSY
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY)
 }

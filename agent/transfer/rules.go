@@ -115,7 +115,7 @@ func (r *Runner) deletable(ctx context.Context, root *Root, paths []string, res 
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	// The directories above are on both sides, as in truth: a rule that protects one does not protect what is in it.
 	without, with := filepath.Join(tmp, "source"), filepath.Join(tmp, "backup")
 	if err := os.Mkdir(without, 0o700); err != nil {
@@ -194,7 +194,7 @@ func (e *runError) Error() string { return e.res.Message }
 // local is a dry run of rsync without a connection.
 func (r *Runner) local(ctx context.Context, dir string, paths, args []string, each func(Item)) error {
 	args = append([]string{"--dry-run", "--out-format=" + outFormat, "--8-bit-output"}, args...)
-	if !r.version.before(3, 2, 5) {
+	if !r.version.before(2, 5) {
 		// Else its receiving half rejects a list with a path below an excluded directory.
 		args = append([]string{"--trust-sender"}, args...)
 	}

@@ -34,8 +34,9 @@ type version struct {
 	major, minor, patch int
 }
 
-func (v version) before(major, minor, patch int) bool {
-	return slices.Compare([]int{v.major, v.minor, v.patch}, []int{major, minor, patch}) < 0
+// before compares with 3.MINOR.PATCH.
+func (v version) before(minor, patch int) bool {
+	return slices.Compare([]int{v.major, v.minor, v.patch}, []int{3, minor, patch}) < 0
 }
 
 // versionTimeout bounds `rsync --version`, which takes some milliseconds.
@@ -72,7 +73,7 @@ func New(opts Options) (*Runner, error) {
 	if r.version, err = parseVersion(out); err != nil {
 		return nil, fmt.Errorf("%s: %w\nhint: install rsync 3.1.3 or newer", path, err)
 	}
-	if r.version.before(3, 1, 3) {
+	if r.version.before(1, 3) {
 		return nil, fmt.Errorf("%s is version %s, too old\nhint: install rsync 3.1.3 or newer", path, r.version.text)
 	}
 	if err := r.checkCompress(out); err != nil {
@@ -81,7 +82,7 @@ func New(opts Options) (*Runner, error) {
 	if r.version.text == "3.4.3" {
 		r.warnings = append(r.warnings, "rsync 3.4.3 cannot delete what is missing from the source when it runs on the backup host; update it there to 3.4.4 or later")
 	}
-	if r.version.before(3, 4, 0) {
+	if r.version.before(4, 0) {
 		r.warnings = append(r.warnings, "rsync "+r.version.text+" is from before 3.4.0, which mended six security faults of the protocol, unless the distribution mended them too")
 	}
 	return r, nil

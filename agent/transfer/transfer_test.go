@@ -116,22 +116,16 @@ func (f *fixture) ok(err error) {
 	}
 }
 
-func (f *fixture) make(tree dir)            { f.Helper(); rsynctest.MakeTree(f, f.src, tree) }
-func (f *fixture) makeBackup(tree dir)      { f.Helper(); rsynctest.MakeTree(f, f.dst, tree) }
-func (f *fixture) write(path, s string)     { f.Helper(); f.ok(os.WriteFile(f.at(path), []byte(s), 0o644)) }
-func (f *fixture) rm(path string)           { f.Helper(); f.ok(os.RemoveAll(f.at(path))) }
-func (f *fixture) at(path string) string    { return filepath.Join(f.src, path) }
-func (f *fixture) context() context.Context { return f.Context() }
+func (f *fixture) make(tree dir)         { f.Helper(); rsynctest.MakeTree(f, f.src, tree) }
+func (f *fixture) makeBackup(tree dir)   { f.Helper(); rsynctest.MakeTree(f, f.dst, tree) }
+func (f *fixture) write(path, s string)  { f.Helper(); f.ok(os.WriteFile(f.at(path), []byte(s), 0o644)) }
+func (f *fixture) rm(path string)        { f.Helper(); f.ok(os.RemoveAll(f.at(path))) }
+func (f *fixture) at(path string) string { return filepath.Join(f.src, path) }
 func (f *fixture) backupHas(path string) bool {
 	_, err := os.Lstat(filepath.Join(f.dst, path))
 	return err == nil
 }
-func (f *fixture) needRoot() {
-	f.Helper()
-	if os.Geteuid() != 0 {
-		f.Skip("needs root")
-	}
-}
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {

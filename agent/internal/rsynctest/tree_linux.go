@@ -5,6 +5,7 @@ package rsynctest
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -289,12 +290,12 @@ func firstDifference(a, b string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer af.Close()
+	defer func() { _ = af.Close() }()
 	bf, err := os.Open(b)
 	if err != nil {
 		return 0, err
 	}
-	defer bf.Close()
+	defer func() { _ = bf.Close() }()
 	abuf, bbuf := make([]byte, 64<<10), make([]byte, 64<<10)
 	for at := int64(0); ; {
 		an, aerr := io.ReadFull(af, abuf)
@@ -309,7 +310,7 @@ func firstDifference(a, b string) (int64, error) {
 		}
 		at += int64(an)
 		for _, err := range []error{aerr, berr} {
-			if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 				return 0, err
 			}
 		}
