@@ -76,6 +76,7 @@ func commands() []command {
 		{"pause", "[NAME]", "stop sending; changes are still gathered", runPause},
 		{"resume", "[NAME]", "go on after a pause", runResume},
 		{"approve", "[NAME]", "let held deletions pass", runApprove},
+		{"doctor", "[NAME] [--json]", "run the whole path once and say what to mend", runDoctor},
 		{"demo", "[--keep]", "show a pair at work on this machine, without root", runDemo},
 		{"version", "", "print the version", runVersion},
 	}
