@@ -60,6 +60,13 @@ func (l *loop) startFull(now time.Time) bool {
 	if f.need == "" && f.schedule != nil && !f.next.IsZero() && !now.Before(f.next) {
 		f.need = "schedule"
 	}
+	if at, ok := l.linksDue(); ok && f.need == "" && !f.running && !now.Before(at) {
+		f.need = "a file with several names was changed"
+	}
+	if f.running && f.phase == "settle" && f.need != "" && f.retry.IsZero() {
+		// What it found is waited for, and that may wait for another comparison itself.
+		f.running, f.phase = false, ""
+	}
 	if f.need == "" || f.running || now.Before(f.retry) || l.watch.failed != nil {
 		return false
 	}
@@ -69,6 +76,7 @@ func (l *loop) startFull(now time.Time) bool {
 	}
 	f.running, f.phase, f.cause, f.need = true, "compare", f.need, ""
 	f.begun, f.recursed, f.differs, f.extra = now, false, 0, 0
+	l.links.wanted = false
 	f.started++
 	l.log.Info("full batch", "reason", f.cause)
 	l.startList(now)
@@ -82,6 +90,8 @@ func (l *loop) fullWake() (at time.Time, ok bool) {
 		return at, false
 	case f.need != "":
 		return f.retry, !f.retry.IsZero() && l.watch.ready
+	case l.links.wanted:
+		return l.linksDue()
 	case f.schedule != nil && !f.next.IsZero():
 		return f.next, true
 	}
@@ -216,11 +226,11 @@ func (l *loop) listed(now time.Time, c comparison) {
 		l.fullFailed(now, c.res.Message)
 		return
 	default:
-		l.account(now, c.res)
+		l.learn(now, c.res)
 		l.fullFailed(now, c.res.Message)
 		return
 	}
-	l.account(now, c.res)
+	l.learn(now, c.res)
 	f.problem = ""
 	if c.res.Incomplete {
 		f.problem = "the comparison was not complete, so nothing was deleted: " + c.res.Message
@@ -305,7 +315,8 @@ func (l *loop) completeFull(now time.Time) {
 	f.done = f.started
 	f.last, f.took = now, now.Sub(f.begun)
 	if f.problem == "" {
-		f.valid = true
+		// Something may have happened meanwhile that another one must look at.
+		f.valid = f.valid || f.need == "" && !l.links.wanted
 	} else if f.need == "" {
 		f.need = "the last one was not complete"
 		f.failures++

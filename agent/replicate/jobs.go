@@ -238,6 +238,7 @@ func nameBatch(b queue.Batch) string {
 
 // prepared sorts out the entries of a batch that are not sent with it. It runs before settle of the same job.
 func (l *loop) prepared(now time.Time, w *work, p prepared) {
+	l.linked(p.links)
 	var again []queue.Again
 	var back []string
 	var gone []queue.Entry
@@ -379,7 +380,12 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			run.Paths = append(run.Paths, e.Path)
 			p.dirs.note(r, e.Path, e.First)
 		}
-		l.post(func(now time.Time) { l.prepared(now, w, p); j.bytes = size })
+		l.post(func(now time.Time) {
+			l.prepared(now, w, p)
+			if run.Kind == transfer.Send {
+				j.bytes = size
+			}
+		})
 		if len(run.Paths) == 0 {
 			return
 		}
@@ -569,13 +575,18 @@ func (l *loop) bisect(now time.Time, w *work, res transfer.Result) {
 	}
 }
 
-// account counts a result and learns from it whether the backup can be reached.
+// account counts the result of a transfer.
 func (l *loop) account(now time.Time, res transfer.Result) {
-	l.counters.Transfers[className(res.Class)]++
 	l.counters.Files += res.Stats.Transferred
 	l.counters.Bytes += res.Stats.Bytes
 	l.counters.SentBytes += res.Stats.Sent
 	l.counters.Deleted += res.Stats.Deleted
+	l.learn(now, res)
+}
+
+// learn takes from any result whether the backup can be reached.
+func (l *loop) learn(now time.Time, res transfer.Result) {
+	l.counters.Transfers[className(res.Class)]++
 	switch res.Class {
 	case transfer.Done:
 		l.unknown = 0

@@ -66,6 +66,7 @@ type loop struct {
 	source   source
 	full     full
 	watch    watchState
+	links    links
 	open     map[string]openFile
 	paused   bool
 	stopping bool

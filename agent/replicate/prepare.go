@@ -83,6 +83,7 @@ type prepared struct {
 	below []queue.Again   // paths below a tree of the batch that are not in send
 	busy  map[string]openFile
 	dirs  dirTimes
+	links map[inode]time.Time // files with several names, and when they were changed
 }
 
 // fate is what becomes of an entry that is not in prepared.send.
@@ -136,6 +137,7 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 	case st.Mode.IsDir() && e.Tree:
 		return fate{}, st
 	case st.Mode.IsRegular():
+		p.several(st)
 		if r.OpenForWriting(e.Path) {
 			wait, o := w.wait(now, e, st)
 			if wait {
