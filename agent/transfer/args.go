@@ -3,6 +3,7 @@
 package transfer
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +67,10 @@ const connectTimeout = 10 * time.Second
 func (r *Runner) args(c run) []string {
 	o := &r.opts
 	args := append([]string{}, c.mode...)
+	if r.hasExtra("--inplace") {
+		// Rsync refuses both at once: what arrived is kept in the file itself.
+		args = slices.DeleteFunc(args, func(a string) bool { return a == "--partial-dir="+partialDir })
+	}
 	args = append(args,
 		"--relative", "--from0", "--files-from=-",
 		// Without it, rsync compares times in whole seconds, and takes a rewrite of equal size in the same

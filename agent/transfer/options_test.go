@@ -76,3 +76,42 @@ func TestModuleNeedsToAcceptNoMoreThanTheRequiredOptions(t *testing.T) {
 	f.runner()
 	f.done(f.r.Canary(f.Context()))
 }
+
+// Each option that a definition may add goes with those of every run. The list is that of agent/pair.
+func TestExtraOptionsGoWithOurs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, o := range []string{
+		"--acls", "--xattrs", "--hard-links", "--sparse", "--inplace", "--preallocate", "--fsync", "--fuzzy", "--whole-file", "--no-whole-file",
+		"--checksum", "--numeric-ids", "--no-owner", "--no-group", "--no-perms", "--no-devices", "--no-specials", "--omit-dir-times",
+		"--omit-link-times", "--ipv4", "--checksum-choice=md5", "--compress-level=3", "--skip-compress=gz/jpg", "--chmod=go-w", "--chown=0:0",
+		"--usermap=*:0", "--groupmap=*:0", "--max-alloc=2G", "--block-size=4096", "--contimeout=7", "--address=127.0.0.1",
+	} {
+		f.r.opts.Extra = []string{o}
+		f.r.opts.Exclude = []string{"*.tmp"}
+		f.rm("a")
+		f.rm("d")
+		f.make(dir{"a": file(o), "d": dir{"f": file(o)}})
+		want := func(res Result) {
+			t.Helper()
+			if res.Class != Done || len(res.Failed)+len(res.Changed) > 0 {
+				if os.Geteuid() != 0 && strings.Contains(res.Message, "Operation not permitted") {
+					return // owners
+				}
+				t.Errorf("%s: %+v", o, res)
+			}
+		}
+		want(f.send("a", "d", "d/f"))
+		want(f.r.List(f.Context(), f.root(), ListOptions{Delete: true}, func(it Item) error {
+			if it.Path != "" && !it.Dir {
+				t.Errorf("%s: differs afterwards: %+v", o, it)
+			}
+			return nil
+		}))
+		f.rm("d")
+		want(f.del("d"))
+		if f.backupHas("d") {
+			t.Errorf("%s: not deleted", o)
+		}
+	}
+}
