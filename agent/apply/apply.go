@@ -37,6 +37,8 @@ type Command struct {
 	LockTimeout time.Duration
 	// Identity, if set, tells one directory from another at the same path, as the agent does.
 	Identity func(path string) (string, error)
+	// Fanotify, if set, is whether the agent can watch a directory with fanotify; nil means that it cannot.
+	Fanotify func(path string) bool
 }
 
 const lockTimeout = 2 * time.Minute
@@ -217,12 +219,8 @@ func (s *session) source(ctx context.Context) error {
 		Self: true, Rsync: true, Users: []string{unit.User}, Dirs: []string{p.Source.Path},
 		Sysctls: []string{plan.MaxUserWatches},
 	}
-	switch p.Watch.Backend {
-	case "auto":
-		q.Fanotify, q.CountIn = p.Source.Path, p.Source.Path
-	case "fanotify":
-		q.Fanotify = p.Source.Path
-	case "inotify":
+	fanotify := p.Watch.Backend != "inotify" && s.cmd.Fanotify != nil && s.cmd.Fanotify(p.Source.Path)
+	if !fanotify {
 		q.CountIn = p.Source.Path
 	}
 	if err := s.inspect(ctx, q); err != nil {
@@ -230,7 +228,7 @@ func (s *session) source(ctx context.Context) error {
 	}
 	s.facts.Tenants = s.tenants()
 	problems := append(plan.SourceProblems(p, s.facts), s.otherSource()...)
-	if p.Watch.Backend == "fanotify" && !s.found.Fanotify && s.facts.Dirs[p.Source.Path].IsDir {
+	if p.Watch.Backend == "fanotify" && !fanotify && s.facts.Dirs[p.Source.Path].IsDir {
 		problems = append(problems, plan.Problem{Path: "watch.backend", Msg: "fanotify cannot watch the filesystem of " + p.Source.Path + " on this host",
 			Hint: "write auto, which falls back to inotify"})
 	}
@@ -241,8 +239,8 @@ func (s *session) source(ctx context.Context) error {
 	}
 	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.fileWatches()}
 	watches := 0
-	if !s.found.Fanotify {
-		watches = s.found.Count // 0 when it was not asked for
+	if !fanotify {
+		watches = s.found.Count
 	}
 	inputs.Watches, inputs.HaveWatches = s.needWatches(watches), atoi(s.found.Sysctls[plan.MaxUserWatches])
 	inputs.WatchesWritable = s.found.SysctlsWritable

@@ -286,7 +286,6 @@ func hostProblems() []problem {
 		{"binary of a user", plan.Source, data, func(h *hosttest.Host) { h.Facts.Untrusted = "/home/x/lockstep belongs to x" }, "unit", []string{"/home/x/lockstep", "install -m 0755"}},
 		{"no source directory", plan.Source, data, func(h *hosttest.Host) { h.Remove("/srv/data") }, "source.path", []string{"/srv/data does not exist"}},
 		{"source is a file", plan.Source, data, func(h *hosttest.Host) { h.Put("/srv/data", "") }, "source.path", []string{"/srv/data is not a directory"}},
-		{"filesystem without fanotify", plan.Source, from("backend: auto", "backend: fanotify"), func(h *hosttest.Host) { h.Facts.Fanotify = false }, "watch.backend", []string{"/srv/data", "auto"}},
 		{"unknown uid", plan.Backup, from("uid: root", "uid: nobody-here"), none, "backup.uid", []string{`no user "nobody-here"`}},
 		{"unknown gid", plan.Backup, from("gid: root", "gid: nobody-here"), none, "backup.gid", []string{`no group "nobody-here"`}},
 		{"unresolvable source", plan.Backup, from("address: 127.0.0.1", "address: no-such-host"), none, "source.address", []string{`"no-such-host"`, "IP address"}},
@@ -662,4 +661,16 @@ func TestDamagedHostKeyIsReplacedAndAFailureKeepsIt(t *testing.T) {
 	}
 	mustExchange(t, m, plan.Request{Pair: dataPair()})
 	inSync(t, m, dataPair())
+}
+
+func TestFanotifyThatCannotWorkIsRefused(t *testing.T) {
+	t.Parallel()
+	_, m := one()
+	p := definition("data", "watch: {backend: fanotify}")
+	command := apply.Command{Verb: plan.Plan, Role: plan.Source, Fanotify: func(path string) bool { return path != "/srv/data" }}
+	reply := apply.Run(context.Background(), m.source, command, plan.Request{Protocol: 1, Pair: p})
+	if len(reply.Problems) != 1 || reply.Problems[0].Path != "watch.backend" || !strings.Contains(reply.Problems[0].String(), "/srv/data") {
+		t.Errorf("%+v", reply.Problems)
+	}
+	mustExchange(t, m, plan.Request{Pair: p})
 }

@@ -47,7 +47,7 @@ func problems(reply plan.Reply) error {
 
 func run(m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {
 	req.Protocol = plan.Protocol
-	return apply.Run(context.Background(), m, apply.Command{Verb: verb, Role: role, Version: "test"}, req)
+	return apply.Run(context.Background(), m, apply.Command{Verb: verb, Role: role, Version: "test", Fanotify: func(string) bool { return true }}, req)
 }
 
 func mustRun(t *testing.T, m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {

@@ -13,11 +13,13 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/apply"
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
 // maxRequest bounds standard input; the definition in it is bounded by pair.MaxSize.
@@ -139,7 +141,8 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 			return err
 		}
 		defer machine.Close()
-		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version, Identity: identity}
+		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version, Identity: identity,
+			Fanotify: func(path string) bool { return canFanotify(ctx, path) }}
 		if !f.json && needsExchange(ctx, machine, cmd, req) {
 			req.Prepare = true
 		}
@@ -170,6 +173,42 @@ func identity(path string) (string, error) {
 	defer root.Close()
 	id, err := root.Identity()
 	return id.String(), err
+}
+
+// fanotifyTimeout bounds a try; it takes a millisecond.
+const fanotifyTimeout = 5 * time.Second
+
+// canFanotify is whether a watcher with fanotify becomes ready on the directory.
+func canFanotify(ctx context.Context, path string) bool {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return false // a watcher would wait for it
+	}
+	w, err := watch.New(watch.Options{Root: path, Backend: "fanotify"})
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, fanotifyTimeout)
+	defer cancel()
+	ready := make(chan bool)
+	go func() {
+		isReady := false
+		for reports := w.Reports(); reports != nil; {
+			select {
+			case <-w.Ready():
+				isReady, reports = true, nil
+			case _, open := <-reports:
+				if !open {
+					reports = nil
+				}
+			}
+		}
+		cancel()
+		for range w.Reports() { // until Run has ended
+		}
+		ready <- isReady
+	}()
+	_ = w.Run(ctx) // why not does not matter here
+	return <-ready
 }
 
 // request reads the request; a reply with problems is returned instead when it is not valid.

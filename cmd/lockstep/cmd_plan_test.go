@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/plan"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
@@ -98,5 +99,18 @@ func TestUnitIsForTheBinaryOfThePackage(t *testing.T) {
 	status, out, _ := lockstep(t, "", "unit", "--binary", "/opt/lockstep")
 	if status != exitOK || !strings.Contains(out, "\nExecStart=/opt/lockstep run %i\n") {
 		t.Errorf("status %d:\n%s", status, out)
+	}
+}
+
+func TestFanotifyIsTriedAndNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start := time.Now()
+	if canFanotify(t.Context(), filepath.Join(dir, "none")) {
+		t.Error("a directory that is not there can be watched")
+	}
+	t.Logf("this directory: %v", canFanotify(t.Context(), dir)) // what this machine can
+	if elapsed := time.Since(start); elapsed >= fanotifyTimeout {
+		t.Errorf("took %s", elapsed)
 	}
 }

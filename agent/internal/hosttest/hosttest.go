@@ -72,7 +72,7 @@ func New() *Host {
 			Rsync:           host.Rsync{Path: "/usr/bin/rsync", Version: "3.5.0"},
 			Versions:        map[string]string{"os": "Debian GNU/Linux 12 (bookworm)", "arch": "amd64", "rsync": "3.5.0"},
 			OS:              map[string]string{"ID": "debian"},
-			SysctlsWritable: true, Fanotify: true,
+			SysctlsWritable: true,
 		},
 		Count:   100,
 		units:   map[string]*unitState{},
@@ -467,7 +467,6 @@ func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 			f.Dirs[p] = d
 		}
 	}
-	f.Fanotify = f.Fanotify && q.Fanotify != ""
 	if q.CountIn != "" {
 		f.Count, f.CountAll = h.Count, true
 	}
