@@ -31,6 +31,7 @@ const (
 // soon after its context does. The next scan is due when timer fires.
 type poller struct {
 	every   time.Duration
+	race    time.Duration
 	tops    map[string]*polled // by absolute path
 	counts  [pollKinds]int     // directories of each kind
 	timer   *time.Timer
@@ -67,8 +68,8 @@ type pollResult struct {
 	polled
 }
 
-func newPoller(every time.Duration) *poller {
-	p := &poller{every: every, tops: map[string]*polled{}, results: make(chan []pollResult, 1), timer: time.NewTimer(time.Hour), seed: maphash.MakeSeed()}
+func newPoller(every, race time.Duration) *poller {
+	p := &poller{every: every, race: race, tops: map[string]*polled{}, results: make(chan []pollResult, 1), timer: time.NewTimer(time.Hour), seed: maphash.MakeSeed()}
 	p.timer.Stop()
 	return p
 }
@@ -186,7 +187,7 @@ func (p *poller) dirs() int { return p.counts[pollAlways] + p.counts[pollRetry] 
 
 // scan reads everything below path. An error makes the sum a new one, so that it counts as a change.
 func (p *poller) scan(ctx context.Context, path, base string, e *Exclude) polled {
-	s := scanner{ctx: ctx, exclude: e, seed: p.seed, since: time.Now().Add(-raceTime)}
+	s := scanner{ctx: ctx, exclude: e, seed: p.seed, since: time.Now().Add(-p.race)}
 	r := polled{known: true, dirs: 1}
 	fd, err := openDir(unix.AT_FDCWD, path)
 	switch err {

@@ -107,6 +107,7 @@ func (f *fixture) start(backend string, vary ...func(*Options, *tuning)) {
 	tune := defaultTuning()
 	tune.rootEvery = 20 * time.Millisecond
 	tune.pollEvery = 50 * time.Millisecond
+	tune.raceTime = 50 * time.Millisecond // long enough for local filesystems
 	for _, v := range vary {
 		v(&o, &tune)
 	}

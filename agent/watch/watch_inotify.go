@@ -157,7 +157,7 @@ func sysctl(machine, namespace string) (string, int) {
 func (s *inotify) close() {}
 
 func (s *inotify) run(ctx context.Context) error {
-	s.poll = newPoller(s.tune.pollEvery)
+	s.poll = newPoller(s.tune.pollEvery, s.tune.raceTime)
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()

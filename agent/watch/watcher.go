@@ -23,6 +23,7 @@ import (
 type tuning struct {
 	rootEvery  time.Duration // how often to look whether the root is still there: a mount over it has no event
 	pollEvery  time.Duration
+	raceTime   time.Duration
 	maxPending int // events read from the kernel and not worked on yet
 	maxHeld    int // events worked on and not taken by the consumer yet
 	// add stands before each inotify_add_watch(2) and may refuse in its place.
@@ -32,7 +33,7 @@ type tuning struct {
 }
 
 func defaultTuning() tuning {
-	return tuning{rootEvery: time.Second, pollEvery: pollEvery, maxPending: maxPending, maxHeld: maxHeld}
+	return tuning{rootEvery: time.Second, pollEvery: pollEvery, raceTime: raceTime, maxPending: maxPending, maxHeld: maxHeld}
 }
 
 // watcher is what both backends have in common: the root that may come and go, the excludes, and the way out
