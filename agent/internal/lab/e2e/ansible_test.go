@@ -47,7 +47,7 @@ func newControlNode(t *testing.T) *controlNode {
 	w := newWorld(t)
 	home := t.TempDir()
 	c := &controlNode{world: w, home: home, env: []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8", "ANSIBLE_NOCOLOR=1",
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8", "ANSIBLE_NOCOLOR=1", "ANSIBLE_PIPELINING=1",
 		"ANSIBLE_COLLECTIONS_PATH=" + filepath.Join(home, "collections"),
 		// A kept connection would hide a host that is gone, and outlive the test.
 		"ANSIBLE_SSH_ARGS=-F " + w.SSHConfigFile() + " -o ControlMaster=no -o ConnectTimeout=3",
@@ -562,8 +562,9 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 	shell(t, c.source, `mkdir -p /usr/local/sersync /data/sub && echo one >/data/sub/file`)
 	put(c.source, "/usr/local/sersync/confxml.xml", confxml, 0o644)
 	// It stands for sersync: a process of that name, with its arguments, that goes on until it is ended.
-	put(c.source, "/usr/local/sersync/sersync2", "#!/bin/sh\nwhile :; do sleep 1; done\n", 0o755)
-	start := `cd /usr/local/sersync && setsid ./sersync2 -d -r -o confxml.xml </dev/null >/dev/null 2>&1 &`
+	shell(t, c.source, `cp /bin/dash /usr/local/sersync/sersync2`)
+	put(c.source, "/usr/local/sersync/-d", "while :; do sleep 1; done\n", 0o644)
+	start := `cd /usr/local/sersync && setsid ./sersync2 -- -d -r -o confxml.xml </dev/null >/dev/null 2>&1 &`
 	shell(t, c.source, start)
 	shell(t, c.backup, `mkdir -p /backup/nfs01 && printf '[data]\n  comment = sersync\n  path = /backup/nfs01\n  read only = no\n' >/etc/rsyncd.conf && systemctl enable --now rsync`)
 	sersync := func() string {
@@ -589,7 +590,7 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 
 	const retire = "      migrate_sersync_retire_rsyncd: true\n"
 	c.play(t, "check.yml", migrate(retire), "--check", "--diff").is(t, "nfs01", changed).
-		has(t, "inotify/delete: kept as delete.enabled", "+++ nfs01:/etc/lockstep/pairs/data.yaml", "would stop", "sersync2 -d -r -o confxml.xml", "and rsync.service on backup")
+		has(t, "inotify/delete: kept as delete.enabled", "+++ nfs01:/etc/lockstep/pairs/data.yaml", "would stop", "sersync2 -- -d -r -o confxml.xml", "and rsync.service on backup")
 	if now := old(); now != before {
 		t.Fatalf("check mode left\n%s\nof\n%s", now, before)
 	}

@@ -45,6 +45,7 @@ class ActionModule(ActionBase):
             # The host of the task itself may be lost to the play. Any other is only a reason to fail.
             if [pair[side]['host'] for side in unreachable] == [task_vars['inventory_hostname']]:
                 result['unreachable'] = True
+                del result['failed']  # would come first
         if self._task.diff:
             result['diff'] = run.diff()
         return result
