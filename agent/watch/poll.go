@@ -26,6 +26,12 @@ const (
 	raceTime = 2 * time.Second
 )
 
+// heldCookie is a cookie that waits until all that happened before it has been reported.
+type heldCookie struct {
+	name string
+	scan int // number of the scan that must be done; 0 = none asked for yet
+}
+
 // poller finds changes in directories that have no watch by comparing what lstat says of everything in them.
 // Its methods are called by the goroutine of Run; a scan is a goroutine of its own, one at a time, which ends
 // soon after its context does. The next scan is due when timer fires.
@@ -125,6 +131,18 @@ func (p *poller) kick() {
 	}
 }
 
+// passed tells whether everything polled was scanned since the cookie was made, and sees to it that it will be.
+func (p *poller) passed(c *heldCookie) bool {
+	if len(p.tops) == 0 {
+		return true
+	}
+	if c.scan == 0 {
+		c.scan = p.started + 1
+		p.kick()
+	}
+	return p.done >= c.scan
+}
+
 // start begins a scan. base is the root with a slash.
 func (p *poller) start(ctx context.Context, base string, e *Exclude) {
 	if p.running || len(p.tops) == 0 {
@@ -196,7 +214,12 @@ func (p *poller) scan(ctx context.Context, path, base string, e *Exclude) polled
 		s.dir(fd, strings.TrimSuffix(rel, "/"))
 		_ = unix.Close(fd)
 		r.sum, r.racy, r.dirs = s.sum, s.racy, s.dirs
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EACCES:
+	case unix.ENOTDIR: // a file that another one is mounted on
+		if st, err := lstat(path); err == nil {
+			s.add(path, &st)
+			r.sum, r.racy = s.sum, s.racy
+		}
+	case unix.ENOENT, unix.ELOOP, unix.EACCES:
 		// Gone, or not ours to read: that has an event in the directory above, or is polled there.
 	default:
 		r.racy = true

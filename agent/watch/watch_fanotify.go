@@ -4,9 +4,540 @@
 
 package watch
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
-func openFanotify(*watcher) (backend, error) { return nil, errors.ErrUnsupported }
+	"golang.org/x/sys/unix"
+)
 
-// errFilesystem says that a filesystem cannot do what fanotify needs.
-var errFilesystem = errors.New("filesystem cannot be watched by fanotify")
+// errFilesystem says that it is the filesystem that cannot do what fanotify needs.
+var errFilesystem = errors.New("the filesystem cannot be watched by fanotify")
+
+const (
+	fanMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | unix.FAN_MOVED_TO |
+		unix.FAN_MODIFY | unix.FAN_CLOSE_WRITE | unix.FAN_ATTRIB | unix.FAN_ONDIR
+	fanCookieMask = unix.FAN_CREATE | unix.FAN_MOVED_TO | unix.FAN_ATTRIB | unix.FAN_EVENT_ON_CHILD
+	// fanBuffer holds about a thousand events. There are two, so that the kernel is read while one is worked on.
+	fanBuffer = 64 << 10
+	// fanCache is how many directories are known by their handle, in each of two generations: at most about 4 MB.
+	fanCache = 8192
+)
+
+// fanotify watches whole filesystems with one mark each, so nothing depends on the size of the tree, and there
+// is no race with new directories. Every event names its directory by a handle, which is opened to learn
+// where the directory is now (CAP_DAC_READ_SEARCH). Events of all of the filesystem arrive (CAP_SYS_ADMIN); what
+// lies outside the root is dropped by its cached handle.
+//
+// A directory's path is the current one, not that of the time of the event. Both are covered: for a
+// rename between the two has events of its own, of both names.
+//
+// All but file belongs to the goroutine of Run, which reads through a goroutine of its own that ends with close.
+type fanotify struct {
+	*watcher
+	fd     int
+	file   *os.File          // fd, for the runtime's poller; set by run
+	marked map[string]string // fsid of each marked mount, by its path: the root and what is mounted below it
+	cookie string            // identity of the cookie directory
+	cache  dirCache
+	open   map[string]int // descriptors of mounts, for one buffer of events: longer, and they could not be unmounted
+	poll   *poller        // what is mounted below the root and cannot be marked
+	held   []heldCookie
+
+	moved  bool // something happened that may have been the root's renaming or removal
+	failed bool // a handle could not be opened for want of memory or the like
+}
+
+func openFanotify(w *watcher) (*fanotify, error) {
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_REPORT_DFID_NAME|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK|
+		unix.FAN_UNLIMITED_QUEUE|unix.FAN_UNLIMITED_MARKS, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_LARGEFILE)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("fanotify_init: %w: it needs CAP_SYS_ADMIN", err)
+	case errors.Is(err, unix.EINVAL):
+		return nil, fmt.Errorf("fanotify_init: %w: this kernel does not report names; it needs 5.9", err)
+	case errors.Is(err, unix.EMFILE):
+		name, have := sysctl("fs.fanotify.max_user_groups", "user.max_fanotify_groups")
+		return nil, fmt.Errorf("fanotify_init: %w\nhint: raise the sysctl %s, which is %d for all processes of this user, or this process's limit of open files", err, name, have)
+	case err != nil:
+		return nil, fmt.Errorf("fanotify_init: %w", err)
+	}
+	f := &fanotify{watcher: w, fd: fd, marked: map[string]string{}, open: map[string]int{}}
+	if err := f.prepare(); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// prepare marks the filesystem of the root and the cookie directory, and tries what every event will need.
+func (f *fanotify) prepare() error {
+	if err := f.mark(f.root.path); err != nil {
+		return err
+	}
+	if err := f.markCookies(); err != nil {
+		return err
+	}
+	dir, err := fanDir(f.root.path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errFilesystem, err)
+	}
+	defer f.closeMounts()
+	path, err := f.resolveAt(f.root.path, dir)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("open_by_handle_at: %w: it needs CAP_DAC_READ_SEARCH", err)
+	case err != nil:
+		return fmt.Errorf("%w: open_by_handle_at: %w", errFilesystem, err)
+	case path != f.root.path:
+		return fmt.Errorf("%w: the handle of %s leads to %s", errFilesystem, f.root.path, path)
+	}
+	return nil
+}
+
+// mark marks the filesystem that is mounted at path.
+func (f *fanotify) mark(path string) error {
+	fsid, err := fsidOf(path)
+	if err != nil {
+		return err
+	}
+	err = unix.FanotifyMark(f.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, fanMask, unix.AT_FDCWD, path)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("fanotify_mark %s: %w: it needs CAP_SYS_ADMIN", path, err)
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EXDEV), errors.Is(err, unix.EINVAL):
+		// No fsid; no file handles; a btrfs subvolume; an older kernel and one of these.
+		return fmt.Errorf("%w: fanotify_mark %s: %w", errFilesystem, path, err)
+	case err != nil:
+		return fmt.Errorf("fanotify_mark %s: %w", path, err)
+	}
+	f.marked[path] = fsid
+	return nil
+}
+
+func (f *fanotify) markCookies() error {
+	path := f.opts.CookieDir
+	if path == "" {
+		return nil
+	}
+	if err := unix.FanotifyMark(f.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_ONLYDIR, fanCookieMask, unix.AT_FDCWD, path); err != nil {
+		return fmt.Errorf("%w: fanotify_mark %s: %w", errFilesystem, path, err)
+	}
+	dir, err := fanDir(path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errFilesystem, err)
+	}
+	f.cookie = dir
+	return nil
+}
+
+// markMounts marks what is mounted below the root, or has it polled.
+func (f *fanotify) markMounts() {
+	for path := range f.marked {
+		if path != f.root.path {
+			delete(f.marked, path)
+		}
+	}
+	f.cache.clear()
+	f.poll.clear()
+	for path := range f.mounts.below {
+		if rel, ok := f.rel(path); !ok || f.exclude.Match(rel, true) {
+			continue
+		}
+		// The events of a file that is mounted name the directory it has in its own filesystem.
+		if st, err := lstat(path); err == nil && !isDir(&st) || f.mark(path) != nil {
+			f.poll.add(path, pollAlways)
+		}
+	}
+}
+
+func (f *fanotify) close() {
+	if f.fd >= 0 {
+		if f.file != nil {
+			_ = f.file.Close()
+		} else {
+			_ = unix.Close(f.fd)
+		}
+		f.fd = -1
+	}
+}
+
+func (f *fanotify) run(ctx context.Context) error {
+	f.file = os.NewFile(uintptr(f.fd), "fanotify")
+	f.poll = newPoller(f.tune.pollEvery, f.tune.raceTime)
+	ctx, cancel := context.WithCancel(ctx)
+	full, empty := make(chan []byte), make(chan []byte, 2)
+	readErr := make(chan error, 1)
+	done := make(chan struct{})
+	for range cap(empty) {
+		empty <- make([]byte, fanBuffer)
+	}
+	go func() {
+		defer close(done)
+		readErr <- f.read(ctx, full, empty)
+	}()
+	defer func() {
+		cancel()
+		f.close()
+		<-done
+		f.poll.stop()
+	}()
+	f.markMounts()
+	// The marks were there before anyone was told of this watch, so nothing is missing.
+	f.attached()
+	f.pokeCookies()
+	tick := time.NewTicker(f.tune.rootEvery)
+	defer tick.Stop()
+	for {
+		f.flush()
+		f.publish()
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case buf := <-full:
+			err = f.handleAll(buf)
+			empty <- buf[:fanBuffer]
+		case err = <-readErr:
+		case <-f.excludeSet:
+			f.applyExclude()
+		case all := <-f.poll.results:
+			for _, path := range f.poll.finish(all) {
+				if rel, ok := f.rel(path); ok {
+					f.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
+				}
+			}
+			f.release()
+		case <-f.poll.timer.C:
+			f.poll.start(ctx, f.base, f.exclude)
+		case <-tick.C:
+			err = f.tick()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// read hands over buffers of events until the descriptor is closed.
+func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []byte) error {
+	for {
+		if f.tune.stall != nil {
+			f.tune.stall()
+		}
+		var buf []byte
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case buf = <-empty:
+		}
+		n, err := f.file.Read(buf)
+		if err != nil {
+			return fmt.Errorf("fanotify: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case full <- buf[:n]:
+		}
+	}
+}
+
+// handleAll works on a buffer of events.
+func (f *fanotify) handleAll(buf []byte) error {
+	defer f.closeMounts()
+	for len(buf) > 0 {
+		e, rest, err := nextFanEvent(buf)
+		if err != nil {
+			return err
+		}
+		f.handle(e)
+		buf = rest
+	}
+	if f.moved {
+		f.moved = false
+		return f.checkRoot()
+	}
+	return nil
+}
+
+func (f *fanotify) handle(e fanEvent) {
+	if e.mask&unix.FAN_Q_OVERFLOW != 0 {
+		f.overflow()
+		return
+	}
+	if f.cookie != "" && string(e.dir) == f.cookie {
+		if e.mask&(unix.FAN_CREATE|unix.FAN_MOVED_TO|unix.FAN_ATTRIB) != 0 && e.mask&unix.FAN_ONDIR == 0 && len(e.name) > 0 {
+			f.held = append(f.held, heldCookie{name: string(e.name)})
+			f.release()
+		}
+		return
+	}
+	if len(e.dir) == 0 {
+		return // of an object that is no longer in any directory
+	}
+	isDir := e.mask&unix.FAN_ONDIR != 0
+	op := fanOp(e.mask)
+	d := f.lookup(e.dir)
+	// A directory that comes or goes may change where others are, if it is one that we know.
+	if isDir && e.mask&(unix.FAN_MOVED_FROM|unix.FAN_MOVED_TO) != 0 && !d.outside {
+		f.cache.clear()
+	}
+	if d.outside {
+		if isDir && op&Delete != 0 && string(e.name) == filepath.Base(f.root.path) {
+			f.moved = true
+		}
+		return
+	}
+	f.report(d.rel, d.tooLong, e, op, isDir)
+	for _, rel := range d.more {
+		f.report(rel, d.tooLong, e, op, isDir)
+	}
+}
+
+// report emits an event of the directory rel, which is not excluded itself.
+func (f *fanotify) report(rel string, tooLong bool, e fanEvent, op Op, isDir bool) {
+	switch {
+	case tooLong:
+		f.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
+		return
+	case len(e.name) == 0 || string(e.name) == ".":
+		f.emit(Event{Path: rel, Op: op, Dir: true})
+		return
+	case rel == "":
+		rel = string(e.name)
+	default:
+		rel = rel + "/" + string(e.name)
+	}
+	if !f.exclude.entry(rel, isDir) {
+		f.emit(Event{Path: rel, Op: op, Dir: isDir, Tree: isDir && e.mask&unix.FAN_MOVED_TO != 0})
+	}
+}
+
+func fanOp(mask uint64) (op Op) {
+	if mask&(unix.FAN_CREATE|unix.FAN_MOVED_TO) != 0 {
+		op |= Create
+	}
+	if mask&(unix.FAN_MODIFY|unix.FAN_CLOSE_WRITE) != 0 {
+		op |= Modify
+	}
+	if mask&unix.FAN_ATTRIB != 0 {
+		op |= Attrib
+	}
+	if mask&(unix.FAN_DELETE|unix.FAN_MOVED_FROM) != 0 {
+		op |= Delete
+	}
+	if mask&(unix.FAN_MOVED_FROM|unix.FAN_MOVED_TO) != 0 {
+		op |= Move
+	}
+	return op
+}
+
+// overflow reports lost events. Renames may have been among them.
+func (f *fanotify) overflow() {
+	f.cache.clear()
+	f.fault(ErrOverflow, f.wholeTree())
+}
+
+// lookup returns where a directory is.
+func (f *fanotify) lookup(dir []byte) place {
+	if p, ok := f.cache.get(dir); ok {
+		return p
+	}
+	p, err := f.resolve(string(dir))
+	if err != nil {
+		// For want of memory or descriptors. What the event was about is not known, so it may be anything; the
+		// next tick says so.
+		f.failed = true
+		return place{outside: true}
+	}
+	f.cache.put(string(dir), p)
+	return p
+}
+
+// resolve opens a directory by its handle in each of the mounts that it may be seen in.
+func (f *fanotify) resolve(dir string) (place, error) {
+	p := place{outside: true}
+	for mount, fsid := range f.marked {
+		if fsid != dir[:8] {
+			continue
+		}
+		path, err := f.resolveAt(mount, dir)
+		tooLong := errors.Is(err, unix.ENAMETOOLONG)
+		switch {
+		case errors.Is(err, unix.ESTALE), errors.Is(err, unix.ENOENT):
+			// Deleted, which has an event of its own in the directory above; or not in what is mounted.
+			continue
+		case err != nil && !tooLong:
+			return p, err
+		}
+		rel, ok := f.rel(path)
+		if !ok || !isBelow(path, mount) || f.exclude.Match(rel, true) {
+			continue
+		}
+		p.tooLong = p.tooLong || tooLong
+		if p.outside {
+			p.outside, p.rel = false, rel
+		} else {
+			p.more = append(p.more, rel)
+		}
+	}
+	return p, nil
+}
+
+// resolveAt returns the path that a directory has seen through one mount. If that is longer than the kernel tells, it
+// is the path of the nearest directory above whose path is not, with ENAMETOOLONG.
+func (f *fanotify) resolveAt(mount, dir string) (string, error) {
+	at, ok := f.open[mount]
+	if !ok {
+		var err error
+		if at, err = openDir(unix.AT_FDCWD, mount); err != nil {
+			return "", err
+		}
+		f.open[mount] = at
+	}
+	fd, err := unix.OpenByHandleAt(at, fanHandle(dir), unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return "", err
+	}
+	path, err := pathOf(fd)
+	for errors.Is(err, unix.ENAMETOOLONG) {
+		up, upErr := unix.Openat(fd, "..", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if upErr != nil {
+			break
+		}
+		_ = unix.Close(fd)
+		fd = up
+		if path, upErr = pathOf(fd); !errors.Is(upErr, unix.ENAMETOOLONG) {
+			if upErr != nil {
+				err = upErr
+			}
+			break
+		}
+	}
+	_ = unix.Close(fd)
+	return path, err
+}
+
+// pathOf returns the path of a directory that is open, or ENOENT if it has none any more.
+func pathOf(fd int) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd), buf)
+	if err != nil {
+		return "", err
+	}
+	path := string(buf[:n])
+	if strings.HasSuffix(path, " (deleted)") {
+		// That is what the kernel adds, but a directory may be called so.
+		var open unix.Stat_t
+		if err := unix.Fstat(fd, &open); err != nil {
+			return "", err
+		}
+		if st, err := lstat(path); err != nil || st.Ino != open.Ino || st.Dev != open.Dev {
+			return "", unix.ENOENT
+		}
+	}
+	return path, nil
+}
+
+func (f *fanotify) closeMounts() {
+	for mount, fd := range f.open {
+		_ = unix.Close(fd)
+		delete(f.open, mount)
+	}
+}
+
+// tick looks for what has no event.
+func (f *fanotify) tick() error {
+	if err := f.checkRoot(); err != nil {
+		return err
+	}
+	if f.mounts.changed() {
+		paths := f.mounts.update(f.root.path)
+		if len(paths) > 0 {
+			f.markMounts()
+			f.findBlindness()
+		}
+		for _, path := range paths {
+			if rel, ok := f.rel(path); ok && !f.exclude.Match(rel, true) {
+				f.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
+			}
+		}
+	}
+	if f.failed {
+		f.failed = false
+		f.overflow()
+	}
+	if path := f.opts.CookieDir; path != "" {
+		if dir, err := fanDir(path); err == nil && dir != f.cookie && f.markCookies() == nil {
+			f.pokeCookies()
+		}
+	}
+	return nil
+}
+
+func (f *fanotify) applyExclude() {
+	old := f.exclude
+	f.exclude = f.takeExclude()
+	f.markMounts()
+	if f.exclude.includesMoreThan(old) {
+		f.emit(f.wholeTree())
+	}
+	f.applied.Add(1)
+}
+
+// release reports the cookies that need not wait for a scan of what is polled.
+func (f *fanotify) release() {
+	for len(f.held) > 0 && f.poll.passed(&f.held[0]) {
+		f.emit(Event{Cookie: f.held[0].name})
+		f.held = f.held[1:]
+	}
+}
+
+func (f *fanotify) publish() {
+	if n := (counts{unwatched: f.poll.dirs()}); n != f.published {
+		f.published = n
+		f.setInfo(func(i *Info) { i.Unwatched = n.unwatched })
+	}
+}
+
+// place is where a directory was when it was looked for.
+type place struct {
+	outside bool     // below no watched path: elsewhere, excluded or deleted
+	tooLong bool     // rel is a directory above, because the path is too long
+	rel     string   // relative to the root
+	more    []string // where else it can be seen: bind mounts
+}
+
+// dirCache remembers where directories are, by their handles: those asked for last, at least fanCache of them.
+type dirCache struct {
+	young, old map[string]place
+}
+
+func (c *dirCache) get(dir []byte) (place, bool) {
+	p, ok := c.young[string(dir)]
+	if ok {
+		return p, true
+	}
+	if p, ok = c.old[string(dir)]; ok {
+		c.put(string(dir), p)
+	}
+	return p, ok
+}
+
+func (c *dirCache) put(dir string, p place) {
+	if len(c.young) >= fanCache {
+		c.young, c.old = nil, c.young
+	}
+	if c.young == nil {
+		c.young = map[string]place{}
+	}
+	c.young[dir] = p
+}
+
+func (c *dirCache) clear() { c.young, c.old = nil, nil }

@@ -87,12 +87,6 @@ type walk struct {
 	took    time.Duration
 }
 
-// heldCookie waits until all that happened before it has been reported: for a walk, or for a scan of what is polled.
-type heldCookie struct {
-	name string
-	scan int // number of the scan that must be done; 0 = not known yet
-}
-
 // inbox is where the reader puts events: it must never wait, because the kernel drops what is not read in time.
 type inbox struct {
 	max  int
@@ -898,17 +892,10 @@ func (s *inotify) cookie(name string) {
 // release reports the cookies that need wait no longer.
 func (s *inotify) release() {
 	for len(s.cookies) > 0 && !s.walk.active && !s.overflowed {
-		c := &s.cookies[0]
-		if len(s.poll.tops) > 0 {
-			if c.scan == 0 {
-				c.scan = s.poll.started + 1
-				s.poll.kick()
-			}
-			if s.poll.done < c.scan {
-				return
-			}
+		if !s.poll.passed(&s.cookies[0]) {
+			return
 		}
-		s.emit(Event{Cookie: c.name})
+		s.emit(Event{Cookie: s.cookies[0].name})
 		s.cookies = s.cookies[1:]
 	}
 }
