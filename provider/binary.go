@@ -144,13 +144,6 @@ func (h *host) look(ctx context.Context) (facts, error) {
 	return f, nil
 }
 
-// seen reports whether the host has been looked at in this process.
-func (h *host) seen() bool {
-	h.turn <- struct{}{}
-	defer h.unlock()
-	return h.facts != nil
-}
-
 // forget drops what was found out about lockstep on the host.
 func (h *host) forget() {
 	h.turn <- struct{}{}
@@ -282,8 +275,8 @@ func (h *host) versionAfter(f facts, w wanted) string {
 	if w.upload == nil {
 		return f.Version
 	}
-	if h.carried.dir != carriedDir() {
-		return "" // given by the user, of whatever version
+	if h.carried.dir != carriedDir() || h.carried.version == f.Version {
+		return "" // given by the user, of whatever version; or another build of the same
 	}
 	return h.carried.version
 }
@@ -294,6 +287,8 @@ type staged struct {
 	path    string
 	version string
 	session *ssh.Session // of the shell that keeps the directory
+	users   int          // operations that run it; guarded by the host's turn
+	retired bool         // installed by now: the last user drops it
 }
 
 func (s *staged) drop() {
@@ -397,13 +392,25 @@ func (h *host) shell(ctx context.Context, step, script string, args ...string) e
 	return nil
 }
 
-// binary is lockstep on a host, ready to be called.
+// binary is lockstep on a host, ready to be called, until done is.
 type binary struct {
 	path    string
 	version string
-	owner   owner
 	warning string
-	staged  bool
+	staged  *staged // nil: installed
+	host    *host
+}
+
+// done lets go of a staged binary.
+func (b binary) done() {
+	if b.staged == nil {
+		return
+	}
+	b.host.turn <- struct{}{}
+	defer b.host.unlock()
+	if b.staged.users--; b.staged.users == 0 && b.staged.retired {
+		b.staged.drop()
+	}
 }
 
 // trial gives a binary to plan with and changes nothing on the host: where the carried one is going to be
@@ -418,7 +425,7 @@ func (h *host) trial(ctx context.Context) (binary, error) {
 		return binary{}, err
 	}
 	if w.upload == nil {
-		return binary{path: f.Binary, version: f.Version, owner: f.Owner, warning: w.warning}, nil
+		return binary{path: f.Binary, version: f.Version, warning: w.warning}, nil
 	}
 	if err := h.lock(ctx); err != nil {
 		return binary{}, err
@@ -428,31 +435,30 @@ func (h *host) trial(ctx context.Context) (binary, error) {
 	if err != nil {
 		return binary{}, err
 	}
-	return binary{path: s.path, version: s.version, owner: byUpload, staged: true}, nil
+	s.users++
+	return binary{path: s.path, version: s.version, staged: s, host: h}, nil
 }
 
 // present gives the binary that is installed; path is "" if none is.
 func (h *host) present(ctx context.Context) (binary, error) {
 	f, err := h.look(ctx)
-	return binary{path: f.Binary, version: f.Version, owner: f.Owner}, err
+	return binary{path: f.Binary, version: f.Version}, err
 }
 
-// ready gives a binary to apply with, installed for good.
+// ready gives a binary to apply with, installed for good. One operation installs it, the others wait for that.
 func (h *host) ready(ctx context.Context) (binary, error) {
+	select {
+	case h.installing <- struct{}{}:
+		defer func() { <-h.installing }()
+	case <-ctx.Done():
+		return binary{}, h.fail(ctx, "install lockstep", ctx.Err(), "")
+	}
 	b, err := h.trial(ctx)
-	if err != nil || !b.staged {
+	if err != nil || b.staged == nil {
 		return b, err
 	}
-	if err := h.lock(ctx); err != nil {
-		return binary{}, err
-	}
-	s := h.staged
-	h.unlock()
-	if s == nil || s.path != b.path { // another operation has just installed it
-		h.forget()
-		return h.present(ctx)
-	}
-	err = h.shell(ctx, "install lockstep", installScript, s.path, s.file.sum, h.paths.uploaded, h.paths.marker)
+	defer b.done()
+	err = h.shell(ctx, "install lockstep", installScript, b.path, b.staged.file.sum, h.paths.uploaded, h.paths.marker)
 	if err != nil {
 		return binary{}, err
 	}
@@ -460,9 +466,9 @@ func (h *host) ready(ctx context.Context) (binary, error) {
 		return binary{}, err
 	}
 	h.facts = nil
-	if h.staged == s {
+	b.staged.retired = true
+	if h.staged == b.staged {
 		h.staged = nil
-		s.drop()
 	}
 	h.unlock()
 	return h.present(ctx)

@@ -107,6 +107,12 @@ func (d *pairDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 		return
 	}
 	h := d.client.host(m.Host.ValueString())
+	release, err := useBoth(ctx, h, h)
+	if err != nil {
+		resp.Diagnostics.AddError("Cancelled", err.Error())
+		return
+	}
+	defer release()
 	b, err := h.present(ctx)
 	if err == nil && b.path == "" {
 		err = h.fail(ctx, "look for lockstep", errors.New("lockstep is not installed on this host"), "")

@@ -70,6 +70,8 @@ type host struct {
 	// takes all of it. Operations on two hosts take them in the order of their names.
 	using *semaphore.Weighted
 
+	installing chan struct{} // held while the binary is installed
+
 	turn   chan struct{} // guards what follows; held while it is being found out
 	facts  *facts
 	staged *staged
@@ -81,7 +83,7 @@ const allOfIt = 1 << 20
 
 func newHost(name string, pool *ssh.Pool, b become, install string, c *carried, at paths, redact func(string) string) *host {
 	return &host{name: name, pool: pool, become: b, install: install, carried: c, paths: at, redact: redact,
-		using: semaphore.NewWeighted(allOfIt), turn: make(chan struct{}, 1), sudo: map[string]sudoMode{}}
+		using: semaphore.NewWeighted(allOfIt), installing: make(chan struct{}, 1), turn: make(chan struct{}, 1), sudo: map[string]sudoMode{}}
 }
 
 // useBoth keeps lockstep installed on the hosts until release is called.
@@ -204,11 +206,12 @@ func (h *host) sudoRefusal(ctx context.Context, r ssh.Result) error {
 	low := strings.ToLower(text)
 	at := h.pool.At(ctx, h.name)
 	user, _, _ := strings.Cut(at, "@")
-	rule := fmt.Sprintf("on the host: echo '%s ALL=(root) NOPASSWD: ALL' > /etc/sudoers.d/lockstep && chmod 0440 /etc/sudoers.d/lockstep", user)
+	// Terraform keeps the breaks of lines that are indented.
+	rule := fmt.Sprintf("on the host, as root:\n\n    echo '%s ALL=(root) NOPASSWD: ALL' > /etc/sudoers.d/lockstep\n    chmod 0440 /etc/sudoers.d/lockstep", user)
 	hint := ""
 	switch {
 	case r.Status == 127 && strings.Contains(low, "sudo"):
-		hint = "sudo is not installed there: apt-get install sudo (or dnf install sudo), or log in as root: hosts = { " + fmt.Sprintf("%q", h.name) + " = { user = \"root\" } }"
+		hint = fmt.Sprintf("sudo is not installed there: apt-get install sudo (or dnf install sudo), or log in as root: hosts = { %q = { user = \"root\" } }", h.name)
 	case strings.Contains(low, "password is required"), strings.Contains(low, "a terminal is required"):
 		hint = "set become = { password = var.sudo_password } in the provider block, or let " + user + " use sudo without one, " + rule
 	case strings.Contains(low, "incorrect password"), strings.Contains(low, "no password was provided"), strings.Contains(low, "sorry, try again"):
@@ -222,7 +225,7 @@ func (h *host) sudoRefusal(ctx context.Context, r ssh.Result) error {
 	default:
 		return nil
 	}
-	return h.fail(ctx, "sudo", fmt.Errorf("sudo refused user %s: %s", user, text), hint)
+	return h.fail(ctx, "sudo", fmt.Errorf("refused user %s: %s", user, text), hint)
 }
 
 // call runs one verb of the host contract and returns the reply. Problems that the host found come back in

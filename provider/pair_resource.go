@@ -136,8 +136,11 @@ func (r *pairResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		if end.IsUnknown() {
 			continue
 		}
-		version := *versions.at(role)
-		*end = with(*end, map[string]attr.Value{"checks": stringMap(allInSync(role)), "lockstep_version": version})
+		checks := types.MapUnknown(types.StringType) // of a new pair they say nothing that is not plain
+		if state != nil && !replaced {
+			checks = stringMap(allInSync(role))
+		}
+		*end = with(*end, map[string]attr.Value{"checks": checks, "lockstep_version": *versions.at(role)})
 	}
 	if resp.Diagnostics.HasError() {
 		return
@@ -180,10 +183,9 @@ func (r *pairResource) planVersion(ctx context.Context, role plan.Role, planned 
 		}
 		return have
 	}
+	// The host is asked even when nothing else changes: Terraform plans again within apply, without a refresh,
+	// and an upgrade that was promised must then be found once more.
 	h := r.client.host(name)
-	if !*change && !h.seen() {
-		return have // nothing is to be done, and nobody asked this host anything
-	}
 	f, err := h.look(ctx)
 	var w wanted
 	if err == nil {
@@ -196,15 +198,11 @@ func (r *pairResource) planVersion(ctx context.Context, role plan.Role, planned 
 		return have
 	}
 	after := h.versionAfter(f, w)
-	if after == "" {
-		if f.Version != "" && !*change {
-			return have
-		}
+	if w.upload != nil || after != have.ValueString() {
 		*change = true
-		return types.StringUnknown()
 	}
-	if after != have.ValueString() {
-		*change = true
+	if after == "" {
+		return types.StringUnknown()
 	}
 	return types.StringValue(after)
 }
@@ -264,6 +262,9 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 		r.client.mu.Lock()
 		r.client.replacing[id] = true
 		r.client.mu.Unlock()
+		diags.AddWarning(fmt.Sprintf("Pair %q will be replaced, its data stays", state.Name.ValueString()),
+			fmt.Sprintf("Replication from %s:%s stops and begins anew as planned. Nothing is deleted or moved in %s:%s by that; what the new pair does to its own backup directory is another matter: see delete.",
+				state.host(plan.Source), text(state.Source, "path"), state.host(plan.Backup), text(state.Backup, "path")))
 		return
 	}
 	r.client.mu.Lock()
@@ -293,6 +294,12 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 		return
 	}
 	e := r.client.ends(p)
+	release, err := useBoth(ctx, e.source, e.backup)
+	if err != nil {
+		diags.AddError("Cancelled", err.Error())
+		return
+	}
+	defer release()
 	if away := e.unreachable(ctx); state == nil && len(away) > 0 {
 		diags.AddWarning(fmt.Sprintf("Pair %q is not checked on its hosts before apply", name),
 			fmt.Sprintf("Not reachable yet: %s. The apply waits up to %s for a host that is booting, and checks both hosts before it changes anything.",
@@ -307,6 +314,9 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 	diags.Append(e.foreign(replies)...)
 	if state == nil {
 		diags.Append(e.existing(replies)...)
+		if !replies.backup.Exists && p.Delete.Enabled {
+			e.tellOccupied(ctx, diags)
+		}
 	}
 	for _, role := range roles {
 		for _, c := range replies.at(role).Changes {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -495,4 +496,43 @@ func TestErrorsOfTheSSHPackageKeepTheirStep(t *testing.T) {
 	if e.Step != "host key" || e.Hint != "paste it" || e.At != "ops@nfs01:22" {
 		t.Errorf("fail = %+v", e)
 	}
+}
+
+func TestManyPairsAtOnceShareOneInstallation(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	c := l.client(nil)
+	var wg sync.WaitGroup
+	for i := range 6 {
+		p := dataPair(t)
+		p.Name = fmt.Sprintf("p%d", i)
+		p.Backup.Path, p.Backup.Module = "/backup/"+p.Name, p.Name
+		wg.Go(func() {
+			e := c.ends(p)
+			if _, diags := e.preflight(t.Context(), plan.Request{}); diags.HasError() {
+				t.Error(said(diags))
+			}
+			if _, diags := (&job{ends: e, create: true}).run(t.Context()); diags.HasError() {
+				t.Error(said(diags))
+			}
+			release, err := useBoth(t.Context(), e.source, e.backup)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, role := range roles {
+				if err := e.destroyOne(t.Context(), role); err != nil {
+					t.Error(err)
+				}
+			}
+			release()
+			if diags := e.withdraw(t.Context()); len(diags) > 0 {
+				t.Error(said(diags))
+			}
+		})
+	}
+	wg.Wait()
+	l.source.bare()
+	l.backup.bare()
+	c.pool.Close()
 }
