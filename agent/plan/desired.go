@@ -24,7 +24,7 @@ type Secret = rsyncd.Secret
 // SourceInputs is what the desired state of a source host depends on beside the definition.
 type SourceInputs struct {
 	Binary   string  // the path that the unit runs
-	Digest   string  // of the binary: another one means a restart
+	Digest   string  // of the binary: another one means a restart, unless a package sees to it
 	Packaged bool    // a package has installed the very same template unit
 	Secret   *Secret // nil: not known before the backup host has answered
 	// Watches is the least fs.inotify.max_user_watches that will do; 0 when no limit matters.
@@ -67,10 +67,15 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 	if in.Watches > 0 {
 		limits(&state, in)
 	}
+	digest := []byte(in.Digest)
+	if in.Packaged {
+		// The package restarts the agents when it brings another binary or unit, and no record tells of that.
+		digest, template = nil, nil
+	}
 	state.Units[unit.AgentName(p.Name)] = Unit{
 		Object: "service", Enabled: true, Active: true,
 		Runs: Runs{
-			Start: hash([]byte(in.Digest), template, dropIn, secret.Data, fmt.Appendf(nil, "%#v", restartFields(p))),
+			Start: hash(digest, template, dropIn, secret.Data, fmt.Appendf(nil, "%#v", restartFields(p))),
 			Load:  hash(definition.Data),
 		},
 	}
