@@ -79,16 +79,17 @@ func glob(t *testing.T, dir, pattern string) string {
 var block = regexp.MustCompile("(?ms)^```(\\w+)( \\w+)?\n(.*?)^```$")
 
 // follow does what a page of docs/ says: its yaml becomes data.yaml, a block "sh source" is run on the source host, and so on.
-// Files are copied from host to host as its scp lines say. It stops before the heading given.
-func (w *world) follow(t *testing.T, page, before string) {
+// Files are copied from host to host as its scp lines say. It begins at one heading, or at the top, and stops at another.
+func (w *world) follow(t *testing.T, page, from, to string) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(repository, "docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, _, found := strings.Cut(string(data), "\n## "+before+"\n")
-	if !found {
-		t.Fatalf("%s has no section %q", page, before)
+	_, text, begins := strings.Cut("\n## \n"+string(data), "\n## "+from+"\n")
+	text, _, ends := strings.Cut(text, "\n## "+to+"\n")
+	if !begins || !ends {
+		t.Fatalf("%s has no section %q or %q", page, from, to)
 	}
 	byName := map[string]*lab.Host{"nfs01": w.source, "backup": w.backup}
 	for _, b := range block.FindAllStringSubmatch(text, -1) {
@@ -140,7 +141,7 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 		}
 	}
 	shell(t, w.source, `mkdir -p /data/sub && echo one >/data/sub/file && chown -R 1000:1000 /data/sub`)
-	w.follow(t, "by-hand.md", "Later")
+	w.follow(t, "by-hand.md", "", "Later")
 	w.inStep(t, time.Minute)
 	for _, h := range w.Hosts() {
 		if failed := run(t, h, "systemctl", "--failed", "--plain", "--no-legend"); failed != "" {
@@ -180,12 +181,11 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 	if now := pid(w.backup, "lockstep-rsyncd.service"); now != daemon {
 		t.Error("the upgrade interrupted the daemon")
 	}
-	w.follow(t, "by-hand.md", "Upgrading and removing the package") // the pages's first part once more, too: it changes nothing
+	w.follow(t, "by-hand.md", "Later", "Upgrading and removing the package")
 
 	kept := func(h *lab.Host) string {
 		return shell(t, h, `find /etc/lockstep /var/lib/lockstep -type f ! -name stopped-by-removal -exec sha256sum {} + | sort -k 2`)
 	}
-	source, backup := tree(t, w.source, "/data"), tree(t, w.backup, "/backup")
 	for _, h := range w.Hosts() {
 		config := kept(h)
 		run(t, h, "dpkg", "--remove", "lockstep")
@@ -211,7 +211,7 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 		t.Errorf("the daemon is %s after the package was installed again", out)
 	}
 
-	source, backup = tree(t, w.source, "/data"), tree(t, w.backup, "/backup")
+	source, backup := tree(t, w.source, "/data"), tree(t, w.backup, "/backup")
 	for _, h := range w.Hosts() {
 		run(t, h, "dpkg", "--purge", "lockstep")
 	}
