@@ -195,6 +195,8 @@ func TestStderrDecides(t *testing.T) {
 			Result{Class: Permanent, Failed: remote("a", "File too large (27)")}, `"a": File too large (27)`},
 		{"I/O error in the source", Send, 23, `rsync: [sender] read errors mapping "%s/a": Input/output error (5)`,
 			Result{Class: Done, Failed: []PathFailure{{Path: "a", Reason: "Input/output error (5)"}}}, "could not be read"},
+		{"still listing", Tree, 23, `rsync: [sender/inc] opendir "%s/d/x" failed: Permission denied (13)`,
+			Result{Class: Done, Failed: []PathFailure{{Path: "d/x", Reason: "Permission denied (13)"}}}, "could not be read"},
 		{"truncated while read", Send, 23, `rsync: [sender] read errors mapping "%s/a": No data available (61)`,
 			Result{Class: Done, Changed: []string{"a"}}, ""},
 		{"vanished", Send, 24, `file has vanished: "%s/a"`, Result{Class: Done, Changed: []string{"a"}}, ""},

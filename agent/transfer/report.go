@@ -83,7 +83,7 @@ func newReport(kind runKind, root *Root, paths []string) *report {
 
 // Patterns of lines. rsync names its part of the transfer in square brackets since 3.2.0.
 var (
-	errnoLine = regexp.MustCompile(`^(?:rsync: )?(?:\[(\w+)\] )?(.+?)(?: failed)?(?:, continuing)?: ([^:"]+ \((\d+)\))$`)
+	errnoLine = regexp.MustCompile(`^(?:rsync: )?(?:\[([\w/]+)\] )?(.+?)(?: failed)?(?:, continuing)?: ([^:"]+ \((\d+)\))$`)
 
 	// The operation and the name in front of an errno. The name is in quotes, with nothing behind it but the
 	// module, in most; a name may hold quotes and brackets itself, so the patterns hold both ends.
@@ -224,7 +224,7 @@ func (rep *report) failure(line string) bool {
 	} else {
 		return false
 	}
-	remote := role != "sender"
+	remote := !strings.HasPrefix(role, "sender") // "sender/inc" while it still lists
 	if role == "" {
 		remote = !strings.HasPrefix(unescape(name), rep.base)
 	}

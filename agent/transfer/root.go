@@ -102,9 +102,9 @@ func ancestors(path string) func(yield func(string) bool) {
 	}
 }
 
-// Top returns the part of an absent path that decides: the nearest to the root that is missing or is not a
+// top returns the part of an absent path that decides: the nearest to the root that is missing or is not a
 // directory. It is path itself when only its last element is missing.
-func (r *Root) Top(path string) string {
+func (r *Root) top(path string) string {
 	for i := 0; i < len(path); i++ {
 		if path[i] != '/' {
 			continue

@@ -65,7 +65,7 @@ func TestLstatStaysBelowTheRoot(t *testing.T) {
 			if _, err := r.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%q: %v, want absent", path, err)
 			}
-			if got := r.Top(path); got != top {
+			if got := r.top(path); got != top {
 				t.Errorf("top of %q is %q, want %q", path, got, top)
 			}
 		}

@@ -119,7 +119,7 @@ func (r *Runner) prepare(ctx context.Context, root *Root, job Job) (paths []stri
 		}
 		switch {
 		case job.Kind == Delete:
-			switch top := root.Top(p); {
+			switch top := root.top(p); {
 			case !absent:
 				early.Changed = append(early.Changed, p)
 				continue
@@ -128,7 +128,7 @@ func (r *Runner) prepare(ctx context.Context, root *Root, job Job) (paths []stri
 				continue
 			}
 		case absent:
-			early.Changed = append(early.Changed, root.Top(p))
+			early.Changed = append(early.Changed, root.top(p))
 			continue
 		case job.Kind == Tree && !e.Mode.IsDir(),
 			job.Kind == Send && job.Force && e.Mode.IsDir():
