@@ -60,10 +60,11 @@ func (l *loop) status(now time.Time) Status {
 		s.LagSeconds = max(0, now.Sub(first).Seconds())
 	}
 	if !l.lastInStep.IsZero() {
-		s.LastInStep = &l.lastInStep
+		at := l.lastInStep // the status is read outside the loop
+		s.LastInStep = &at
 	}
 	for j := range l.jobs {
-		s.InFlight = append(s.InFlight, JobStatus{Kind: j.kind, What: j.what, Paths: j.paths, Bytes: j.bytes, Started: j.started, Progress: progressStatus(j.progress)})
+		s.InFlight = append(s.InFlight, JobStatus{Kind: j.kind, What: j.what, Paths: j.paths, Bytes: j.bytes, Started: j.started, Progress: j.status(now)})
 	}
 	for _, w := range l.waiting {
 		s.InFlight = append(s.InFlight, JobStatus{Kind: w.kind.String(), What: nameBatch(w.batch), Paths: len(w.batch.Entries)})
@@ -97,6 +98,17 @@ func (f *full) status() FullStatus {
 		s.Next = &next
 	}
 	return s
+}
+
+// status tells how far a job is. Of a known size, that is more exact than what rsync says, which knows the percentage of
+// a list only after the first file of it.
+func (j *job) status(now time.Time) Progress {
+	p := progressStatus(j.progress)
+	if elapsed := now.Sub(j.started).Seconds(); j.bytes > 0 && p.DoneBytes > 0 && elapsed > 0 {
+		p.Percent = int(min(100, p.DoneBytes*100/j.bytes))
+		p.ETASeconds = float64(max(0, j.bytes-p.DoneBytes)) / (float64(p.DoneBytes) / elapsed)
+	}
+	return p
 }
 
 func progressStatus(p transfer.Progress) Progress {

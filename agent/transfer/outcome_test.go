@@ -4,6 +4,7 @@ package transfer
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -207,6 +208,9 @@ func TestOutcomeOfAnotherService(t *testing.T) {
 				return
 			}
 			conn.Write([]byte(c.says)) //nolint:errcheck // the run tells
+			// Closed with something unread, the connection would be reset, and what it said be lost now and then.
+			conn.(*net.TCPConn).CloseWrite() //nolint:errcheck // the run tells
+			io.Copy(io.Discard, conn)        //nolint:errcheck // until rsync has gone
 			conn.Close()
 		}()
 		f := &fixture{T: t}
