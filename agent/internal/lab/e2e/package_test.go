@@ -181,6 +181,7 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 	if now := pid(w.backup, "lockstep-rsyncd.service"); now != daemon {
 		t.Error("the upgrade interrupted the daemon")
 	}
+	w.follow(t, "runbook.md", "A check that it is really equal", "Rotating the password")
 	w.follow(t, "by-hand.md", "Later", "Upgrading and removing the package")
 
 	kept := func(h *lab.Host) string {
