@@ -190,7 +190,11 @@ func lock(name string) (unlock func(), err error) {
 		}
 		return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		// Closing is not enough while a child, between fork and exec, has the descriptor too.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		f.Close()
+	}, nil
 }
 
 func exists(name string) bool {

@@ -343,7 +343,10 @@ func TestOddNamesFollow(t *testing.T) {
 // C10 of the scenarios: every change of type, within one batch and across two.
 func TestTypeChangesFollow(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, func(p *pair.Pair) { p.Watch.Delay = pair.Duration(50 * time.Millisecond) }).start()
+	s := newSite(t, func(p *pair.Pair) {
+		p.Watch.Delay = pair.Duration(50 * time.Millisecond)
+		p.Transfer.Timeout = pair.Duration(2 * time.Second) // rsync may hang in a FIFO that was a file; see children
+	}).start()
 	kinds := map[string]func(string){
 		"file":     func(n string) { s.write(n, n) },
 		"empty":    func(n string) { s.mkdir(n) },

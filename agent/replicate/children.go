@@ -4,62 +4,101 @@ package replicate
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// childrenEvery is how often the states of our rsync processes are looked at while some run.
-const childrenEvery = 10 * time.Second
+// childrenEvery is how often our rsync processes are looked at while some run.
+const childrenEvery = 5 * time.Second
 
-// children is what is known of our child processes.
+// children watches over our child processes.
 //
-// Rsync ends by itself when the other side is silent for --timeout. What it cannot notice is that it was
-// stopped itself, by SIGSTOP or by a debugger; then its transfer would be in flight for ever.
+// Rsync ends by itself when the other side is silent for --timeout, and wakes up at least that often to see. What it cannot
+// notice is that it is stuck itself: stopped by SIGSTOP, or in open(2) of a FIFO that was a file when it was
+// listed. Then its transfer would be in flight for ever. A process that has neither run nor been woken for longer is
+// ended: SIGTERM first, with SIGCONT so that it is heard, then SIGKILL.
 type children struct {
 	looking bool
 	next    time.Time
-	frozen  time.Time // since when one of them has been stopped; zero if none is
-	ended   time.Time // when the transfers were ended because of that
+	seen    map[int]child
+	stuck   time.Time // since when one is there that even SIGKILL did not end; zero if none is
 }
 
-// watchChildren ends transfers whose rsync has been stopped for longer than the other side may be silent.
+type child struct {
+	activity uint64 // grows whenever the process runs
+	since    time.Time
+	told     int // signals sent
+}
+
+// stuckAfter is how long a child may be without a sign of life.
+func (l *loop) stuckAfter() time.Duration {
+	timeout := time.Duration(l.pair.Transfer.Timeout)
+	return timeout + timeout/2 + time.Second
+}
+
+// watchChildren ends children that are stuck.
 func (l *loop) watchChildren(now time.Time) {
 	c := &l.children
 	if len(l.jobs) == 0 {
-		c.frozen, c.ended = time.Time{}, time.Time{}
+		c.seen, c.stuck = nil, time.Time{}
 		c.next = now.Add(childrenEvery)
 		return
-	}
-	limit := time.Duration(l.pair.Transfer.Timeout)
-	if !c.frozen.IsZero() && c.ended.IsZero() && now.Sub(c.frozen) >= limit {
-		c.ended = now
-		l.counters.Stalled++
-		l.note(now, "an rsync process was stopped by a signal; it is ended and its transfer tried again")
-		l.log.Warn("an rsync process was stopped by a signal; it is ended and its transfer tried again", "elapsed", now.Sub(c.frozen))
-		for j := range l.jobs {
-			if now.Sub(j.started) >= limit {
-				j.cancel()
-			}
-		}
 	}
 	if c.looking || now.Before(c.next) {
 		return
 	}
 	c.looking = true
 	l.group.Go(func() {
-		frozen := anyFrozen()
-		l.post(func(now time.Time) {
-			c.looking, c.next = false, now.Add(childrenEvery)
-			switch {
-			case !frozen:
-				c.frozen, c.ended = time.Time{}, time.Time{}
-			case c.frozen.IsZero():
-				c.frozen = now
-			}
-		})
+		found := activities()
+		l.post(func(now time.Time) { l.childrenSeen(now, found) })
 	})
+}
+
+func (l *loop) childrenSeen(now time.Time, found map[int]uint64) {
+	c := &l.children
+	c.looking, c.next = false, now.Add(childrenEvery)
+	seen := make(map[int]child, len(found))
+	for pid, activity := range found {
+		k := c.seen[pid]
+		if k.since.IsZero() || k.activity != activity {
+			k = child{activity: activity, since: now, told: k.told}
+		}
+		if now.Sub(k.since) >= l.stuckAfter() || k.told > 0 {
+			l.endChild(now, pid, &k)
+		}
+		seen[pid] = k
+	}
+	c.seen = seen
+}
+
+// endChild sends the next signal to a stuck child.
+func (l *loop) endChild(now time.Time, pid int, k *child) {
+	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGCONT}
+	switch k.told++; k.told {
+	case 1:
+		l.counters.Stalled++
+		l.note(now, "an rsync process was stuck; it is ended and its transfer tried again")
+		l.log.Warn("an rsync process is stuck; it is ended and its transfer tried again", "elapsed", now.Sub(k.since))
+	case 2, 3:
+		return // it may have something to tidy up
+	case 4:
+		signals = []syscall.Signal{syscall.SIGKILL}
+	default:
+		if l.children.stuck.IsZero() {
+			l.children.stuck = now
+		}
+		return
+	}
+	for _, sig := range signals {
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			l.log.Error("a stuck rsync process cannot be ended", "err", err)
+		}
+	}
 }
 
 func (l *loop) childrenWake() (time.Time, bool) {
@@ -67,32 +106,64 @@ func (l *loop) childrenWake() (time.Time, bool) {
 }
 
 // healthy reports whether no transfer is stuck beyond what ending it could mend.
-func (l *loop) healthy(now time.Time) bool {
-	c := &l.children
-	return c.frozen.IsZero() || c.ended.IsZero() || now.Sub(c.ended) < 30*time.Second
-}
+func (l *loop) healthy() bool { return l.children.stuck.IsZero() }
 
-// anyFrozen reports whether one of our children is in state T, stopped by a signal, or t, by a debugger (proc(5)).
-func anyFrozen() bool {
+// activities returns, for each of our children, a number that grows whenever it runs: processor time and context
+// switches together (proc(5)).
+func activities() map[int]uint64 {
+	out := map[int]uint64{}
 	lists, err := filepath.Glob("/proc/self/task/*/children") // needs CONFIG_PROC_CHILDREN, which systemd asks for too
 	if err != nil {
-		return false
+		return nil // only for a malformed pattern
 	}
 	for _, list := range lists {
 		pids, err := os.ReadFile(list)
 		if err != nil {
 			continue // that thread has ended
 		}
-		for _, pid := range strings.Fields(string(pids)) {
-			stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		for _, field := range strings.Fields(string(pids)) {
+			pid, err := strconv.Atoi(field)
 			if err != nil {
 				continue
 			}
-			// The name before it is in parentheses and may hold anything.
-			if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && (stat[i+2] == 'T' || stat[i+2] == 't') {
-				return true
+			if n, ok := activity(pid); ok {
+				out[pid] = n
 			}
 		}
 	}
-	return false
+	return out
+}
+
+func activity(pid int) (n uint64, ok bool) {
+	dir := "/proc/" + strconv.Itoa(pid)
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return 0, false // it has ended
+	}
+	// The name is in parentheses and may hold anything. utime and stime are the 12th and 13th field after it.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 13 || fields[0][0] == 'Z' {
+		return 0, false
+	}
+	for _, f := range fields[11:13] {
+		ticks, err := strconv.ParseUint(string(f), 10, 64)
+		if err != nil {
+			return 0, false
+		}
+		n += ticks
+	}
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(status)) {
+		if name, value, _ := strings.Cut(line, ":"); strings.HasSuffix(name, "voluntary_ctxt_switches") {
+			switches, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+			if err != nil {
+				return 0, false
+			}
+			n += switches
+		}
+	}
+	return n, true
 }

@@ -44,6 +44,7 @@ func (l *loop) status(now time.Time) Status {
 		Counters: l.counters,
 		Latency:  l.latency.status(),
 		Events:   append([]Note{}, l.notes...),
+		Hooks:    l.hooks.runner.Status(),
 		Versions: l.versions,
 	}
 	if l.watch.w != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -70,28 +71,25 @@ func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspectio
 		paths = append(paths, p)
 	}
 	paths = topMost(paths)
-	counts, res := countMissing(ctx, eng, r, paths)
+	present := make([]string, 0, len(blocked))
+	for p := range blocked {
+		present = append(present, p)
+	}
+	counts, res := count(ctx, eng, r, append(present, paths...))
 	in.res = res
 	if res.Class != transfer.Done {
 		return in
 	}
-	if res.Incomplete {
-		// Something that looks gone could not be read: nobody knows then.
-		for _, p := range paths {
-			in.unknown = append(in.unknown, unreadable{gone[p], "the source could not be read in full"})
-		}
-		paths = nil
+	for p, d := range blocked {
+		in.gone = append(in.gone, finding{d, max(counts[p], 1)})
 	}
 	for _, p := range paths {
-		in.gone = append(in.gone, finding{gone[p], counts[p]})
-	}
-	for p, d := range blocked {
-		n, res := countBlocked(ctx, eng, r, p)
-		if res.Class != transfer.Done {
-			in.res = res
-			return in
+		if res.Incomplete {
+			// Something that looks gone could not be read: nobody knows then.
+			in.unknown = append(in.unknown, unreadable{gone[p], "the source could not be read in full"})
+			continue
 		}
-		in.gone = append(in.gone, finding{d, max(n, 1)})
+		in.gone = append(in.gone, finding{gone[p], counts[p]})
 	}
 	return in
 }
@@ -118,12 +116,13 @@ func topMissing(r root, path string) (top, cover string, err error) {
 	}
 }
 
-// countMissing counts what would go with each of the top-most paths.
-func countMissing(ctx context.Context, eng engine, r root, paths []string) (map[string]int, transfer.Result) {
+// count counts what would go on the backup with each of the paths, none of which lies below another.
+func count(ctx context.Context, eng engine, r root, paths []string) (map[string]int, transfer.Result) {
 	counts := map[string]int{}
 	if len(paths) == 0 {
 		return counts, transfer.Result{}
 	}
+	slices.SortFunc(paths, comparePaths)
 	res := eng.ListMissing(ctx, r, paths, func(it transfer.Item) error {
 		// The last path in order that is not after the item is the one it lies below, if any is.
 		i := sort.Search(len(paths), func(i int) bool { return comparePaths(paths[i], it.Path) > 0 }) - 1
@@ -133,17 +132,6 @@ func countMissing(ctx context.Context, eng engine, r root, paths []string) (map[
 		return nil
 	})
 	return counts, res
-}
-
-// countBlocked counts what a path that is no directory would replace on the backup.
-func countBlocked(ctx context.Context, eng engine, r root, path string) (n int, res transfer.Result) {
-	res = eng.ListMissing(ctx, r, []string{path}, func(it transfer.Item) error {
-		if isBelow(it.Path, path) {
-			n++
-		}
-		return nil
-	})
-	return n, res
 }
 
 // startInspection looks at the pending deletions when their burst is over.
@@ -184,7 +172,7 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		if in.res.Class == transfer.Unknown {
 			in.res.Class = transfer.Transient
 		}
-		l.account(now, in.res)
+		l.learn(now, in.res)
 		return
 	}
 	held := l.door.held
@@ -220,11 +208,19 @@ func (l *loop) startPassed(now time.Time) bool {
 	if len(l.passed) == 0 {
 		return false
 	}
-	var wait, force []finding
+	var wait []finding
 	var w *work
 	for _, f := range l.passed {
 		if f.count == 0 {
 			continue // nothing of it is on the backup
+		}
+		kind := workDelete
+		if f.blocked {
+			kind = workForce
+		}
+		if w != nil && w.kind != kind {
+			wait = append(wait, f)
+			continue
 		}
 		b, ok := l.q.Reserve(now, f.path)
 		if !ok {
@@ -233,28 +229,13 @@ func (l *loop) startPassed(now time.Time) bool {
 			continue
 		}
 		b.Entries[0].First = f.first
-		if f.blocked {
-			if len(force) > 0 || w != nil {
-				l.q.Done(now, b, nil)
-				wait = append(wait, f)
-				continue
-			}
-			force = append(force, f)
-			w = l.newWork(workForce, b)
-			w.findings = force
-			continue
-		}
 		if w == nil {
-			w = l.newWork(workDelete, b)
-		} else if w.kind == workDelete {
+			w = l.newWork(kind, b)
+		} else {
 			w.batch.Join(b)
 			if f.first.Before(w.first) {
 				w.first = f.first
 			}
-		} else {
-			l.q.Done(now, b, nil)
-			wait = append(wait, f)
-			continue
 		}
 		w.findings = append(w.findings, f)
 	}
@@ -317,9 +298,22 @@ func (l *loop) startDelete(now time.Time, w *work) {
 		res := transfer.Result{}
 		if len(job.Paths) > 0 {
 			res = eng.Run(ctx, r, job, l.progressOf(j))
+			for _, f := range findings {
+				// Rsync leaves alone what came back in the last moment, and does not tell.
+				if _, err := r.Lstat(f.path); err == nil && !f.blocked && !slices.Contains(back, f.path) {
+					back = append(back, f.path)
+				}
+			}
 		}
 		moved := dirs.moved(r)
-		l.post(func(now time.Time) { l.deleted(now, w, n, res, back, moved) })
+		l.post(func(now time.Time) {
+			l.deleted(now, w, n, res, back, moved)
+			if w.kind == workForce {
+				l.arrived(res, job.Paths, nil)
+			} else {
+				l.arrived(res, nil, slices.DeleteFunc(job.Paths, func(p string) bool { return slices.Contains(back, p) }))
+			}
+		})
 	})
 }
 
@@ -354,7 +348,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 		l.q.Mark(now, w.first, p, true)
 	}
 	for _, p := range res.Changed {
-		l.q.Mark(now, w.first, p, false)
+		l.q.Mark(now, w.first, p, true)
 	}
 	for _, p := range res.Blocked {
 		l.blocked(now, p, w.first)

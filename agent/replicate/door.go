@@ -129,6 +129,59 @@ func (d *door) forget(path string) (known bool) {
 	return known
 }
 
+// absorb takes out what overlaps with held deletions: it waits with them. Else they could pass one by one, when
+// something happens to them again.
+func (h *heldDeletions) absorb(gone []finding) (rest []finding) {
+	if h == nil {
+		return gone
+	}
+	above := map[string]bool{}
+	for path := range h.items {
+		for dir, ok := parentOf(path); ok && !above[dir]; dir, ok = parentOf(dir) {
+			above[dir] = true
+		}
+	}
+	for _, f := range gone {
+		switch {
+		case h.covers(f.path):
+		case above[f.path]:
+			h.dropBelow(f.path)
+			h.put(f)
+		default:
+			rest = append(rest, f)
+		}
+	}
+	return rest
+}
+
+// covers reports whether path or a directory above it is held.
+func (h *heldDeletions) covers(path string) bool {
+	for ok := true; ok; path, ok = parentOf(path) {
+		if _, held := h.items[path]; held {
+			return true
+		}
+	}
+	return false
+}
+
+// dropBelow takes out everything below a directory.
+func (h *heldDeletions) dropBelow(dir string) {
+	for path, f := range h.items {
+		if isBelow(path, dir) {
+			h.drop(f)
+		}
+	}
+}
+
+func (h *heldDeletions) put(f finding) {
+	h.count += f.count
+	if len(h.items) >= maxPending {
+		h.over += f.count
+		return
+	}
+	h.items[f.path] = f
+}
+
 func (h *heldDeletions) drop(f finding) {
 	delete(h.items, f.path)
 	h.count -= f.count
@@ -172,6 +225,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	d.checking = nil
 	dropped := d.dropped
 	d.dropped = 0
+	v.gone = d.held.absorb(v.gone)
 	n := dropped
 	for _, f := range v.gone {
 		n += f.count
@@ -227,12 +281,7 @@ func (d *door) hold(now time.Time, gone []finding, dropped int, reason string) {
 		if old, ok := d.held.items[f.path]; ok {
 			d.held.drop(old)
 		}
-		d.held.count += f.count
-		if len(d.held.items) >= maxPending {
-			d.held.over += f.count
-			continue
-		}
-		d.held.items[f.path] = f
+		d.held.put(f)
 	}
 	d.held.count += dropped
 	d.held.over += dropped

@@ -236,6 +236,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 		f.problem = "the comparison was not complete, so nothing was deleted: " + c.res.Message
 		l.log.Warn("the comparison was not complete: nothing is deleted because of it", "err", c.res.Message)
 	}
+	for _, p := range c.res.Changed {
+		l.q.Mark(now, f.begun, p, true)
+	}
 	for _, p := range c.res.Failed {
 		l.failPath(now, p.Path, true, p.Reason, p.Remote)
 	}
@@ -271,6 +274,7 @@ func (l *loop) startRecursion(now time.Time) {
 func (l *loop) recursed(now time.Time, res transfer.Result) {
 	l.full.job = nil
 	l.account(now, res)
+	l.arrivedTree(res)
 	if res.Class != transfer.Done {
 		l.fullFailed(now, res.Message)
 		return

@@ -225,7 +225,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		}
 		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Send, Paths: p.send}, progress)
 		moved := p.dirs.moved(r)
-		l.post(func(now time.Time) { l.settle(now, w, res, moved) })
+		l.post(func(now time.Time) { l.settle(now, w, res, moved); l.arrived(res, p.send, nil) })
 	})
 }
 
@@ -396,21 +396,46 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			c = compare(ctx, eng, r, opts, 0, func(items []transfer.Item) {
 				l.post(func(now time.Time) { l.differs(now, w.first, items) })
 			})
-			switch {
-			case c.res.Class != transfer.Done:
+			if c.res.Class != transfer.Done {
 				res = c.res
-			default:
-				res.Failed = append(res.Failed, c.res.Failed...)
 			}
 		}
 		moved := p.dirs.moved(r)
 		l.post(func(now time.Time) {
 			l.settle(now, w, res, moved)
+			if run.Kind == transfer.Tree {
+				l.arrivedTree(res)
+			} else {
+				l.arrived(res, run.Paths, nil)
+			}
 			if res.Class == transfer.Done {
-				l.extraneous(now, w.first, c)
+				l.compared(now, w.first, c, opts.Paths)
 			}
 		})
 	})
+}
+
+// compared takes in the comparison of some trees.
+func (l *loop) compared(now, first time.Time, c comparison, trees []string) {
+	l.extraneous(now, first, c)
+	for _, path := range c.res.Changed {
+		l.q.Mark(now, first, path, true)
+	}
+	for _, f := range c.res.Failed {
+		l.failPath(now, f.Path, true, f.Reason, f.Remote)
+	}
+	if !c.res.Incomplete {
+		return
+	}
+	// What is only on the backup is not known then. The trees are compared again, each time later.
+	reason := "it could not be compared in full"
+	if len(c.res.Failed) > 0 {
+		reason += fmt.Sprintf(": %q: %s", c.res.Failed[0].Path, c.res.Failed[0].Reason)
+	}
+	for _, path := range trees {
+		l.failPath(now, path, true, reason, false)
+		l.ledger.compare(path)
+	}
 }
 
 // startLedger tries paths of the ledger again, in a run of their own.
@@ -423,7 +448,7 @@ func (l *loop) startLedger(now time.Time) bool {
 			l.ledger.postpone(now, e.Path) // it is on its way as a live change
 			continue
 		}
-		one.Entries[0].Tree = e.Tree
+		one.Entries[0].Tree, one.Entries[0].Compare = e.Tree, e.compare
 		b.Join(one)
 	}
 	if len(b.Entries) == 0 {
@@ -483,8 +508,10 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 	}
 	var again []queue.Again
 	for _, path := range res.Changed {
+		// Of a tree, it may be a directory of which nothing is known any more.
+		tree := w.kind == workTree
 		again = append(again, queue.Again{
-			Entry: queue.Entry{Path: path, First: since(path)},
+			Entry: queue.Entry{Path: path, Tree: tree, Compare: tree, First: since(path)},
 			At:    now.Add(max(time.Duration(l.pair.Watch.Delay), 10*time.Millisecond)),
 		})
 	}

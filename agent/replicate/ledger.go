@@ -22,6 +22,8 @@ type LedgerEntry struct {
 	Since  time.Time `json:"since"`
 	Tries  int       `json:"tries"`
 	Next   time.Time `json:"next"`
+
+	compare bool // with Tree: it must be compared too
 }
 
 // ledger holds the paths that rsync could not read or write. It is owned by the loop.
@@ -55,6 +57,13 @@ func (l *ledger) fail(now time.Time, path string, tree bool, reason string, remo
 	e.Next = now.Add(backoff(e.Tries, l.initial, l.limit))
 	delete(l.trying, path)
 	return isNew
+}
+
+// compare says that an entry stands for a tree that must be compared, too.
+func (l *ledger) compare(path string) {
+	if e := l.entries[path]; e != nil {
+		e.compare = true
+	}
 }
 
 // clear forgets a path that was sent or is gone; with tree everything below it too, except what failed.

@@ -91,6 +91,7 @@ type loop struct {
 	ready      bool                // READY=1 was sent
 	lastPing   time.Time
 	children   children
+	hooks      hookRun
 }
 
 // source is what is known of the directory at the source path.
@@ -204,6 +205,9 @@ func (l *loop) run(ctx context.Context) error {
 	l.jobsCtx = jobsCtx
 	watchCtx, stopWatch := context.WithCancel(jobsCtx)
 	defer stopWatch()
+	if err := l.startHooks(ctx, l.pair); err != nil {
+		return err
+	}
 	l.requestFull(now, "start")
 	reports := l.startWatcher(watchCtx, now)
 	defer l.group.Wait()

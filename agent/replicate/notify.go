@@ -17,7 +17,7 @@ func (l *loop) tell(now time.Time) {
 	// The first full batch may take hours: it has begun, and STATUS= tells how far it is. When the source is not mounted
 	// or the backup does not answer there is nothing to wait for either: the agent does what it can, and a restart by the
 	// service manager would not help.
-	if !l.ready && (l.watch.ready && l.full.started > 0 || l.state == Held || l.state == Failing) {
+	if !l.ready && (l.watch.ready && l.full.started > 0 || l.state == Held || l.state == Failing || l.state == Paused) {
 		l.ready = true
 		notify("READY=1")
 	}
@@ -35,7 +35,7 @@ func (l *loop) tell(now time.Time) {
 	}
 	// The ping comes from the loop that does the work, so it stops when the loop does, and when a transfer is stuck
 	// that cannot even be ended.
-	if d := l.agent.opts.Watchdog; d > 0 && now.Sub(l.lastPing) >= d/4 && l.healthy(now) {
+	if d := l.agent.opts.Watchdog; d > 0 && now.Sub(l.lastPing) >= d/4 && l.healthy() {
 		l.lastPing = now
 		notify("WATCHDOG=1")
 	}

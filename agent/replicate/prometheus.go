@@ -68,6 +68,24 @@ func writeMetrics(m *metrics.Writer, s *Status, now time.Time) {
 		m.Gauge("lockstep_full_last_timestamp_seconds", "When a full batch was last completed.", seconds(*s.Full.Last))
 		m.Gauge("lockstep_full_last_duration_seconds", "How long that one took.", s.Full.LastSeconds)
 	}
+	for _, h := range s.Hooks {
+		m.Counter("lockstep_hook_calls_total", "Calls of a hook, each try.", float64(h.Calls), "hook", h.Name)
+	}
+	for _, h := range s.Hooks {
+		m.Counter("lockstep_hook_failures_total", "Calls of a hook that failed.", float64(h.Failures), "hook", h.Name)
+	}
+	for _, h := range s.Hooks {
+		m.Counter("lockstep_hook_given_up_total", "Batches or paths that a hook did not take after all its retries.", float64(h.GivenUp), "hook", h.Name)
+	}
+	for _, h := range s.Hooks {
+		m.Counter("lockstep_hook_skipped_total", "Full batches and paths that a hook has no call for.", float64(h.Skipped), "hook", h.Name)
+	}
+	for _, h := range s.Hooks {
+		m.Counter("lockstep_hook_dropped_paths_total", "Paths told to a hook as a full batch, because too many waited.", float64(h.Collapsed), "hook", h.Name)
+	}
+	for _, h := range s.Hooks {
+		m.Gauge("lockstep_hook_pending_paths", "Paths that wait for a hook; a full batch counts as one.", float64(h.Pending), "hook", h.Name)
+	}
 	m.Bool("lockstep_version_info", "What runs; always 1.", true, "lockstep", s.Versions.Lockstep, "rsync", s.Versions.Rsync)
 	m.Gauge("lockstep_scrape_timestamp_seconds", "When these values were read.", seconds(now))
 }

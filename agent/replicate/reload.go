@@ -81,6 +81,9 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 	if err != nil {
 		return err
 	}
+	if err := l.startHooks(l.hooks.ctx, p); err != nil {
+		return err
+	}
 	was := l.pair
 	l.pair, l.user, l.eng, l.versions.Rsync = p, user, eng, version
 	l.q.SetDelays(time.Duration(p.Watch.Delay), time.Duration(p.Watch.MaxDelay))

@@ -4,6 +4,8 @@ package replicate
 
 import (
 	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/hooks"
 )
 
 // State is what the agent says of its pair, in the words of the user's documentation.
@@ -36,19 +38,20 @@ type Status struct {
 	Source  string    `json:"source"` // the watched directory
 	Target  string    `json:"target"` // rsync://user@host:port/module
 
-	Backlog    Backlog       `json:"backlog"`
-	LagSeconds float64       `json:"lag_seconds"`            // age of the oldest change that is not on the backup
-	LastInStep *time.Time    `json:"last_in_step,omitempty"` // when the state was last `in step`
-	InFlight   []JobStatus   `json:"in_flight"`
-	Held       *HeldStatus   `json:"held,omitempty"`
-	Ledger     LedgerStatus  `json:"ledger"`
-	Watch      WatchStatus   `json:"watch"`
-	Full       FullStatus    `json:"full"`
-	Outage     *OutageStatus `json:"outage,omitempty"`
-	Counters   Counters      `json:"counters"`
-	Latency    Latency       `json:"latency"`
-	Events     []Note        `json:"events"` // the newest last
-	Versions   Versions      `json:"versions"`
+	Backlog    Backlog        `json:"backlog"`
+	LagSeconds float64        `json:"lag_seconds"`            // age of the oldest change that is not on the backup
+	LastInStep *time.Time     `json:"last_in_step,omitempty"` // when the state was last `in step`
+	InFlight   []JobStatus    `json:"in_flight"`
+	Held       *HeldStatus    `json:"held,omitempty"`
+	Ledger     LedgerStatus   `json:"ledger"`
+	Watch      WatchStatus    `json:"watch"`
+	Full       FullStatus     `json:"full"`
+	Outage     *OutageStatus  `json:"outage,omitempty"`
+	Counters   Counters       `json:"counters"`
+	Latency    Latency        `json:"latency"`
+	Events     []Note         `json:"events"` // the newest last
+	Hooks      []hooks.Status `json:"hooks,omitempty"`
+	Versions   Versions       `json:"versions"`
 }
 
 // Backlog counts what is not on the backup yet.
