@@ -297,6 +297,19 @@ func allSay(role plan.Role, words string) map[string]string {
 	return checks
 }
 
+// located adds the host to what differs: a plan shows the line of the object, and hides the host's, which does
+// not change.
+func located(host string, checks map[string]string) types.Map {
+	said := map[string]string{}
+	for object, words := range checks {
+		if words != plan.InSync {
+			words = host + ": " + words
+		}
+		said[object] = words
+	}
+	return stringMap(said)
+}
+
 // checksOf completes what a host answered: an object that it does not mention is not known to be right.
 func checksOf(role plan.Role, reply plan.Reply) map[string]string {
 	checks := allSay(role, "not checked by lockstep "+reply.Versions["lockstep"]+" on the host")

@@ -420,7 +420,7 @@ func (r *pairResource) store(m *pairModel, out outcome) {
 			version = types.StringValue(v)
 		}
 		end := m.end(role)
-		*end = with(*end, map[string]attr.Value{"checks": stringMap(checks), "lockstep_version": version})
+		*end = with(*end, map[string]attr.Value{"checks": located(m.host(role), checks), "lockstep_version": version})
 	}
 	m.PasswordWO = types.StringNull()
 }
@@ -503,7 +503,7 @@ func (r *pairResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 			version = types.StringValue(reply.Versions["lockstep"])
 		}
 		end := m.end(role)
-		*end = with(*end, map[string]attr.Value{"checks": stringMap(checks), "lockstep_version": version})
+		*end = with(*end, map[string]attr.Value{"checks": located(m.host(role), checks), "lockstep_version": version})
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 }

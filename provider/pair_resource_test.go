@@ -89,13 +89,13 @@ func TestPairLivesThroughCreateDriftUpdateImportAndDestroy(t *testing.T) {
 		object, file string
 		words        string
 	}{
-		{l.backup, plan.Backup, "module", "pairs/data/backup/module", "changed by hand"},
-		{l.source, plan.Source, "unit", "pairs/data/source/unit", "missing"},
-		{l.source, plan.Source, "secret", "pairs/data/source/secret", "another password than the backup host's"},
+		{l.backup, plan.Backup, "module", "pairs/data/backup/module", "backup: changed by hand"},
+		{l.source, plan.Source, "unit", "pairs/data/source/unit", "nfs01: missing"},
+		{l.source, plan.Source, "secret", "pairs/data/source/secret", "nfs01: another password than the backup host's"},
 	} {
 		steps = append(steps, resource.TestStep{
 			PreConfig: func() {
-				if edit.words == "missing" {
+				if strings.Contains(edit.words, "missing") {
 					edit.host.remove(edit.file)
 				} else {
 					edit.host.write(edit.file, "edited by hand")
@@ -115,7 +115,7 @@ func TestPairLivesThroughCreateDriftUpdateImportAndDestroy(t *testing.T) {
 			PreConfig: func() { l.source.remove("usr/local/bin/lockstep") },
 			Config:    l.hcl("", pairHCL("")),
 			ConfigPlanChecks: resource.ConfigPlanChecks{
-				PreApply: []plancheck.PlanCheck{plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate), drift(plan.Source, "unit", "lockstep is not installed on this host")},
+				PreApply: []plancheck.PlanCheck{plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate), drift(plan.Source, "unit", "nfs01: lockstep is not installed on this host")},
 			},
 		},
 		resource.TestStep{
