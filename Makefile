@@ -88,6 +88,7 @@ test-unit: ## tests that need neither root nor network, with the race detector
 INTEGRATION = $(shell grep -rlE '^//go:build .*\bintegration\b' --include='*_test.go' agent cmd provider | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
 
 test-lab: mirror ## tests in the lab (root; skipped by name without)
+	@$(MAKE) --no-print-directory build/tools/nfpm || echo 'nfpm could not be built; the tests of the packages will say so'
 	@echo 'lab tests'
 	@go test -tags integration -count=1 -p 1 -timeout 20m -json $(INTEGRATION) | go run ./agent/internal/lab/testreport -v
 

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/unit"
+)
+
+const root = "../.."
+
+// What goreleaser.yaml puts into the packages is in the checkout, or made below build/.
+func TestPackagesNameFilesThatExist(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(filepath.Join(root, "goreleaser.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Nfpms []struct {
+			Contents  []struct{ Src, Dst string }
+			Overrides map[string]struct{ Scripts map[string]string }
+		}
+	}
+	if err := yaml.Unmarshal(data, &config); err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	manuals := map[string]bool{}
+	for _, n := range config.Nfpms {
+		for _, c := range n.Contents {
+			if made, ok := strings.CutPrefix(c.Src, "build/packaging/man/"); ok {
+				files = append(files, "packaging/man/"+strings.TrimSuffix(made, ".gz"))
+				manuals[strings.TrimSuffix(made, ".gz")] = true
+			} else if !strings.HasPrefix(c.Src, "build/") {
+				files = append(files, c.Src)
+			}
+		}
+		for _, o := range n.Overrides {
+			for _, script := range o.Scripts {
+				files = append(files, script)
+				if out, err := exec.Command("sh", "-n", filepath.Join(root, script)).CombinedOutput(); err != nil {
+					t.Errorf("%s: %v: %s", script, err, out)
+				}
+			}
+		}
+	}
+	if len(files) < 10 {
+		t.Fatalf("only %q", files)
+	}
+	for _, file := range files {
+		if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+			t.Error(err)
+		}
+	}
+	pages, err := filepath.Glob(filepath.Join(root, "packaging/man/*.[578]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		if !manuals[filepath.Base(page)] {
+			t.Errorf("%s is in no package", page)
+		}
+	}
+}
+
+// Purge takes everything that apply writes, wherever that is, and nothing else: the script is run in a directory
+// that stands for the root of the file system.
+func TestPurgeTakesWhatApplyWritesAndNothingElse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	gone := []string{
+		plan.DefinitionFile("data"), plan.SecretFile("data"), plan.SecretsFile("data"), plan.ModuleFile("data"), plan.RsyncdConf,
+		plan.SystemdDir + "/" + unit.AgentTemplate, plan.SystemdDir + "/" + unit.RsyncdName, plan.DropInFile("data"), plan.SysctlFile,
+		plan.HostKeyFile, plan.RecordFile, plan.StateDir + "/data/source.json",
+		plan.SystemdDir + "/multi-user.target.wants/" + unit.AgentName("data"), plan.SystemdDir + "/multi-user.target.wants/" + unit.RsyncdName,
+	}
+	kept := []string{
+		"/data/file", "/backup/nfs01/file", "/etc/rsyncd.conf", plan.SystemdDir + "/lockstep.service", plan.DropInDir("mail") + "/own.conf",
+		plan.SystemdDir + "/multi-user.target.wants/ssh.service", "/etc/sysctl.d/60-other.conf",
+	}
+	for _, path := range append(gone, kept...) {
+		if err := os.MkdirAll(filepath.Dir(dir+path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script, err := os.ReadFile(filepath.Join(root, "packaging/deb/postrm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(script)
+	for _, top := range []string{"/etc/", "/var/", "/run/"} {
+		text = strings.ReplaceAll(text, " "+top, " "+dir+top)
+	}
+	for _, word := range strings.Fields(text) {
+		if strings.HasPrefix(word, "/") && !strings.HasPrefix(word, dir) {
+			t.Fatalf("%s would be touched for real", word)
+		}
+	}
+	text = strings.ReplaceAll(text, "systemctl", "false") // and there is no /run/systemd/system in the directory
+	cmd := exec.Command("sh", "-s", "purge")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, path := range gone {
+		if _, err := os.Lstat(dir + path); !os.IsNotExist(err) {
+			t.Errorf("purge leaves %s: %v", path, err)
+		}
+	}
+	for _, path := range kept {
+		if _, err := os.Lstat(dir + path); err != nil {
+			t.Errorf("purge took %s", path)
+		}
+	}
+	for _, path := range []string{plan.EtcDir, plan.StateDir, plan.DropInDir("data")} {
+		if _, err := os.Lstat(dir + path); !os.IsNotExist(err) {
+			t.Errorf("purge leaves the directory %s: %v", path, err)
+		}
+	}
+}
