@@ -228,6 +228,9 @@ func (s *inotify) begin(ctx context.Context) error {
 		}
 		return err
 	}
+	for path := range s.mounts.below {
+		s.pollMountedFile(path)
+	}
 	var walkCtx context.Context
 	walkCtx, s.walk.cancel = context.WithCancel(ctx)
 	s.walk.active = true
@@ -790,6 +793,15 @@ func (s *inotify) remounted(ctx context.Context, path string) {
 		return // the walk is still to come there, or it is polled, or it is none of our business
 	}
 	s.grow(ctx, path, rel, Rescan, true)
+	s.pollMountedFile(path)
+}
+
+// pollMountedFile has a file polled that is mounted on another: the watch of its directory is not told of it.
+func (s *inotify) pollMountedFile(path string) {
+	st, err := lstat(path)
+	if rel, ok := s.rel(path); ok && err == nil && !isDir(&st) && !s.exclude.Match(rel, false) {
+		s.poll.add(path, pollAlways)
+	}
 }
 
 // polled reports what a scan has found, and tries to watch what had no watch.

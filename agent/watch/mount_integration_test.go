@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && integration
+
+package watch
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv(childEnv) == "" {
+		t.Skip("mounting needs root")
+	}
+}
+
+func (f *fixture) mount(source, path, fstype string, flags uintptr, data string) {
+	f.t.Helper()
+	if err := unix.Mount(source, path, fstype, flags, data); err != nil {
+		f.t.Fatalf("mount %s at %s: %v", fstype, path, err)
+	}
+	f.t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+}
+
+func (f *fixture) unmount(path string) {
+	f.t.Helper()
+	f.do(unix.Unmount(path, 0))
+}
+
+func TestRootMountedOverAndUnmounted(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("a/b"), 0o755))
+		f.watch(backend)
+		f.sync()
+		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
+		f.until("lost", func() bool { return len(f.faults) == 1 && f.restored == 1 })
+		f.untilCovered("a/b")
+		f.do(os.MkdirAll(f.path("on/tmpfs"), 0o755))
+		f.probe()
+		// The watch must not keep the filesystem busy, nor go unnoticed that it is another one at the same path.
+		f.unmount(f.path(""))
+		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
+		f.until("lost again", func() bool { return len(f.faults) == 2 && f.restored == 2 })
+		f.probe()
+		f.unmount(f.path(""))
+		f.until("lost once more", func() bool { return len(f.faults) == 3 && f.restored == 3 })
+		f.probe()
+	})
+}
+
+func TestFilesystemIsNotKeptBusy(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
+		f.watch(backend)
+		for i := range 20 {
+			f.do(os.MkdirAll(f.path(fmt.Sprint(i, "/a/b")), 0o755))
+		}
+		f.sync()
+		f.unmount(f.path(""))
+		f.untilFault(ErrRootLost)
+	})
+}
+
+func TestMountBelowTheRootComesAndGoes(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("m/below"), 0o755))
+		f.do(os.MkdirAll(f.path("early/below"), 0o755))
+		f.mount("tmpfs", f.path("early"), "tmpfs", 0, "")
+		f.do(os.MkdirAll(f.path("early/x"), 0o755))
+		f.watch(backend)
+		f.probe()
+		f.mount("tmpfs", f.path("m"), "tmpfs", 0, "")
+		f.untilCovered("m/below")
+		f.do(os.MkdirAll(f.path("m/x/y"), 0o755))
+		f.probe()
+		f.unmount(f.path("m"))
+		f.untilCovered("m/x/y")
+		f.probe()
+		f.unmount(f.path("early"))
+		f.untilCovered("early/x")
+		f.probe()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.faults) > 0 {
+			t.Errorf("faults %v", f.faults)
+		}
+	})
+}
+
+// TestBindMountOfElsewhereBelowTheRoot writes to it by its path outside of the root.
+func TestBindMountOfElsewhereBelowTheRoot(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("../out/x/y"), 0o755))
+		f.do(os.MkdirAll(f.path("m"), 0o755))
+		f.mount(f.path("../out/x"), f.path("m"), "", unix.MS_BIND, "")
+		f.watch(backend)
+		f.probe()
+		f.do(os.WriteFile(f.path("../out/x/y/f"), nil, 0o644))
+		f.do(os.WriteFile(f.path("../out/beside"), nil, 0o644))
+		events := f.sync()
+		if !covered(events, "m/y/f") {
+			t.Errorf("not seen; events:%s", describe(events))
+		}
+		for _, e := range events {
+			if !strings.HasPrefix(e.Path, "m/y/f") {
+				t.Errorf("event for %q", e.Path)
+			}
+		}
+	})
+}
+
+// TestOneDirectoryAtTwoPaths has a directory of the root mounted a second time below the root.
+func TestOneDirectoryAtTwoPaths(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("a/sub"), 0o755))
+		f.do(os.MkdirAll(f.path("again"), 0o755))
+		f.mount(f.path("a"), f.path("again"), "", unix.MS_BIND, "")
+		f.watch(backend)
+		f.do(os.WriteFile(f.path("a/sub/f"), nil, 0o644))
+		if events := f.sync(); !covered(events, "a/sub/f") || !covered(events, "again/sub/f") {
+			t.Errorf("events:%s", describe(events))
+		}
+		f.do(os.WriteFile(f.path("again/g"), nil, 0o644))
+		if events := f.sync(); !covered(events, "a/g") || !covered(events, "again/g") {
+			t.Errorf("events:%s", describe(events))
+		}
+	})
+}
+
+func TestFileMountedBelowTheRoot(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(touch(f.path("../out/file")))
+		f.do(touch(f.path("file")))
+		f.mount(f.path("../out/file"), f.path("file"), "", unix.MS_BIND, "")
+		f.watch(backend)
+		f.sync()
+		f.do(os.WriteFile(f.path("../out/file"), []byte("changed"), 0o644))
+		if events := f.sync(); !covered(events, "file") {
+			t.Errorf("events:%s", describe(events))
+		}
+	})
+}
+
+// TestRootIsABindMount has a root whose filesystem is also mounted elsewhere, and seen there by another path.
+func TestRootIsABindMount(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("../out/data/sub"), 0o755))
+		f.mount(f.path("../out/data"), f.path(""), "", unix.MS_BIND, "")
+		f.watch(backend)
+		f.probe()
+		f.do(os.WriteFile(f.path("../out/data/sub/f"), nil, 0o644))
+		f.do(os.WriteFile(f.path("../out/not-in-it"), nil, 0o644))
+		events := f.sync()
+		if !covered(events, "sub/f") {
+			t.Errorf("events:%s", describe(events))
+		}
+		for _, e := range events {
+			if e.Path != "sub/f" {
+				t.Errorf("event for %q", e.Path)
+			}
+		}
+		f.do(os.Rename(f.path("../out/data/sub"), f.path("../out/gone")))
+		f.do(os.WriteFile(f.path("../out/gone/f"), nil, 0o644))
+		if events := f.sync(); !covered(events, "sub") {
+			t.Errorf("events:%s", describe(events))
+		}
+	})
+}
+
+// TestOverlayFallsBack has a root on a filesystem whose file handles cannot be opened.
+func TestOverlayFallsBack(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	f := newFixture(t)
+	for _, d := range []string{"../lower", "../upper", "../work"} {
+		f.do(os.Mkdir(f.path(d), 0o755))
+	}
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", f.path("../lower"), f.path("../upper"), f.path("../work"))
+	if err := unix.Mount("overlay", f.path(""), "overlay", 0, data); err != nil {
+		t.Skipf("no overlay here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(f.path(""), unix.MNT_DETACH) })
+	f.do(os.MkdirAll(f.path("a/b"), 0o755))
+	f.watch("auto")
+	info := f.w.Info()
+	t.Logf("%+v", info)
+	if info.Backend != "inotify" || info.Reason == "" {
+		t.Errorf("%+v", info)
+	}
+	f.probe()
+}
+
+// TestCapabilitiesThatFanotifyNeeds runs as nobody with some capabilities.
+func TestCapabilitiesThatFanotifyNeeds(t *testing.T) {
+	needRoot(t)
+	for name, tt := range map[string]struct {
+		caps []uintptr
+		want string
+	}{
+		"both":                 {[]uintptr{unix.CAP_SYS_ADMIN, unix.CAP_DAC_READ_SEARCH}, ""},
+		"only SYS_ADMIN":       {[]uintptr{unix.CAP_SYS_ADMIN}, "CAP_DAC_READ_SEARCH"},
+		"only DAC_READ_SEARCH": {[]uintptr{unix.CAP_DAC_READ_SEARCH}, "CAP_SYS_ADMIN"},
+		"none":                 {nil, "CAP_SYS_ADMIN"},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			if inChild(t, &syscall.SysProcAttr{
+				Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+				AmbientCaps: tt.caps,
+			}) {
+				return
+			}
+			f := newFixture(t)
+			f.watch("auto")
+			info := f.w.Info()
+			if tt.want == "" {
+				if info.Backend != "fanotify" {
+					t.Errorf("%+v", info)
+				}
+			} else if info.Backend != "inotify" || !strings.Contains(info.Reason, tt.want) {
+				t.Errorf("%+v, want %s", info, tt.want)
+			}
+			f.probe()
+		})
+	}
+}
+
+// TestDirectoryThatMayNotBeRead is read by nobody, who is refused it, and then is not.
+func TestDirectoryThatMayNotBeRead(t *testing.T) {
+	needRoot(t)
+	if inChild(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}) {
+		return
+	}
+	f := newFixture(t)
+	f.do(os.MkdirAll(f.path("closed/deep"), 0o755))
+	f.do(os.Chmod(f.path("closed"), 0))
+	f.watch("inotify")
+	if info := f.w.Info(); info.Unreadable != 1 {
+		t.Errorf("%+v", info)
+	}
+	f.do(os.Chmod(f.path("closed"), 0o755))
+	if events := f.sync(); !covered(events, "closed/deep") {
+		t.Errorf("events:%s", describe(events))
+	}
+	f.probe()
+}
+
+// TestStalledFanotifyLosesNothing has more events waiting than a queue with a limit would hold.
+func TestStalledFanotifyLosesNothing(t *testing.T) {
+	t.Parallel()
+	needFanotify(t)
+	f := newFixture(t)
+	var once sync.Once
+	stall, resume := make(chan struct{}), make(chan struct{})
+	f.watch("fanotify", func(_ *Options, tune *tuning) {
+		tune.stall = func() {
+			select {
+			case <-stall:
+				once.Do(func() { <-resume })
+			default:
+			}
+		}
+	})
+	close(stall)
+	for i := range 20000 {
+		f.do(os.WriteFile(f.path(fmt.Sprint("f", i)), nil, 0o644))
+	}
+	close(resume)
+	events := f.sync()
+	seen := map[string]bool{}
+	for _, e := range events {
+		seen[e.Path] = true
+	}
+	for i := range 20000 {
+		if !seen[fmt.Sprint("f", i)] {
+			t.Fatalf("f%d is not reported", i)
+		}
+	}
+	if len(f.faults) > 0 {
+		t.Errorf("faults %v", f.faults)
+	}
+}
