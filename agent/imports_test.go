@@ -25,12 +25,13 @@ var mayImport = map[string][]string{
 	"agent/host":      {},
 	"agent/watch":     {},
 	"agent/metrics":   {},
+	"agent/hooks":     {},
 	"agent/sersync":   {"agent/pair"},
 	"agent/plan":      {"agent/pair", "agent/rsyncd", "agent/unit"},
 	"agent/apply":     {"agent/plan", "agent/rsyncd", "agent/unit", "agent/host"},
 	"agent/queue":     {"agent/watch"},
 	"agent/transfer":  {"agent/queue"},
-	"agent/replicate": {"agent/pair", "agent/watch", "agent/queue", "agent/transfer", "agent/metrics"},
+	"agent/replicate": {"agent/pair", "agent/watch", "agent/queue", "agent/transfer", "agent/metrics", "agent/hooks"},
 	"provider":        {"agent/pair", "agent/plan"},
 }
 

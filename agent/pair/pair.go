@@ -87,11 +87,6 @@ type Retry struct {
 	Max     Duration `json:"max"`
 }
 
-// Hook is run after a batch has arrived. No hook type is built yet: a definition with one is refused.
-type Hook struct {
-	Type string `json:"type"`
-}
-
 // Metrics says where Prometheus may scrape.
 type Metrics struct {
 	Listen string `json:"listen"` // host:port; "" = unix socket only
@@ -141,7 +136,10 @@ func (p *Pair) Complete() {
 			*list = []string{}
 		}
 	}
-	if p.Hooks == nil {
-		p.Hooks = []Hook{}
+	hooks := make([]Hook, len(p.Hooks)) // the list may be shared with another copy of the definition
+	copy(hooks, p.Hooks)
+	for i := range hooks {
+		hooks[i].complete()
 	}
+	p.Hooks = hooks
 }

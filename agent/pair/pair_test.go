@@ -296,7 +296,7 @@ func TestJSONIsStrictAndHasDefaults(t *testing.T) {
 		{`,"transfer":{"parallel":2.0}`, "transfer.parallel", "2.0 is not a whole number"},
 		{`,"exclude":["\ud800"]`, "exclude[0]", "is not UTF-8 text"},
 		{`,"delete":{"max_percent":101}`, "delete.max_percent", "101 is not a percentage"},
-		{`,"hooks":[{"type":"command"}]`, "hooks", "hooks are not built yet"},
+		{`,"hooks":[{"name":"a","type":"command"}]`, "hooks[0].argv", "is missing"},
 		{`,"delete":null`, "delete", "delete is empty, not a group of fields"},
 	} {
 		err := json.Unmarshal([]byte(head+tc.body+`}}`), &r)
@@ -495,7 +495,15 @@ func TestValidateBuiltDefinition(t *testing.T) {
 		{"full.every", func(p *Pair) { p.Full.Every = "TZ=" }},
 		{"full.every", func(p *Pair) { p.Full.Every = "0 0 30 2 *" }},
 		{"retry.max", func(p *Pair) { p.Retry.Max = 1 }},
-		{"hooks", func(p *Pair) { p.Hooks = []Hook{{Type: "command"}} }},
+		{"hooks[0].argv", func(p *Pair) { p.Hooks = []Hook{{Name: "a", Type: "command", Timeout: 1e9}} }},
+		{"hooks[0].argv[0]", func(p *Pair) { p.Hooks = []Hook{{Name: "a", Type: "command", Timeout: 1e9, Argv: []string{"{path}"}}} }},
+		{"hooks[0].url", func(p *Pair) {
+			p.Hooks = []Hook{{Name: "a", Type: "http", Timeout: 1e9, Method: "GET", URL: "http://{path}.example.com/"}}
+		}},
+		{"hooks[1].name", func(p *Pair) {
+			h := Hook{Name: "a", Type: "socket", Timeout: 1e9, Network: "tcp", Address: "[::1]:1"}
+			p.Hooks = []Hook{h, h}
+		}},
 		{"metrics.listen", func(p *Pair) { p.Metrics.Listen = "9100" }},
 	} {
 		p := short()

@@ -135,7 +135,7 @@ func pairFields(d *decoder, p *Pair) []field {
 			{key: "initial", read: d.duration(&p.Retry.Initial)},
 			{key: "max", read: d.duration(&p.Retry.Max)},
 		})},
-		{key: "hooks", read: d.hooks},
+		{key: "hooks", read: d.hooks(&p.Hooks)},
 		{key: "metrics", read: d.object([]field{
 			{key: "listen", read: d.text(&p.Metrics.Listen)},
 		})},
@@ -480,15 +480,3 @@ func (d *decoder) texts(dst *[]string) func(*yaml.Node, string) {
 		*dst = list
 	}
 }
-
-func (d *decoder) hooks(n *yaml.Node, path string) {
-	switch {
-	case !d.untagged(n, path):
-	case n.Kind != yaml.SequenceNode:
-		d.add(n, path, "is "+kind(n)+", not a list", "write []; hooks are not built yet")
-	case len(n.Content) > 0:
-		d.add(n, path, hooksRefused, "write []")
-	}
-}
-
-const hooksRefused = "hooks are not built yet"

@@ -62,7 +62,7 @@ func (p Pair) Render() []byte {
 	line("retry:")
 	line("  initial: %s", p.Retry.Initial)
 	line("  max: %s", p.Retry.Max)
-	line("hooks: []") // no type of hook is built yet, so a valid definition has none
+	renderHooks(p.Hooks, line, list)
 	line("metrics:")
 	line("  listen: %s", scalar(p.Metrics.Listen))
 	line("paused: %t", p.Paused)

@@ -47,9 +47,7 @@ func (p Pair) Validate() Problems {
 	v.watch(p)
 	v.transfer(p)
 	v.schedule(p)
-	if len(p.Hooks) > 0 {
-		v.add("hooks", hooksRefused, "write []")
-	}
+	v.hooks(p)
 	v.listen(p)
 	return v.problems
 }

@@ -64,6 +64,9 @@ func (l *loop) childrenSeen(now time.Time, found map[int]uint64) {
 	c.looking, c.next = false, now.Add(childrenEvery)
 	seen := make(map[int]child, len(found))
 	for pid, activity := range found {
+		if l.hooks.runner.Owns(pid) {
+			continue // it has a timeout of its own
+		}
 		k := c.seen[pid]
 		if k.since.IsZero() || k.activity != activity {
 			k = child{activity: activity, since: now, told: k.told}
