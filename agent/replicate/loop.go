@@ -24,7 +24,7 @@ const (
 
 	// settleDir is how long a directory must be quiet whose time stamp may be stale on the backup. It is sent with
 	// the time stamp that it has then, once instead of with every batch.
-	settleDir = 500 * time.Millisecond
+	settleDir = 150 * time.Millisecond
 
 	// stopGrace is how long running transfers may go on after the agent was told to stop. The unit's
 	// TimeoutStopSec must be longer.
