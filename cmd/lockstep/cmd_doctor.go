@@ -420,10 +420,10 @@ func (d *doctor) connect(ctx context.Context) bool {
 		from = conn.LocalAddr().String()
 	}
 	if ip := net.ParseIP(d.pair.Source.Address); ip != nil && !ip.Equal(net.ParseIP(from)) {
-		d.tell("connect", levelWarn, fmt.Sprintf("%s answered in %s; this host dials from %s, and source.address is %s", at, short(took), from, d.pair.Source.Address),
+		d.tell("connect", levelWarn, fmt.Sprintf("%s answered in %v; this host dials from %s, and source.address is %s", at, took.Round(100*time.Microsecond), from, d.pair.Source.Address),
 			"if the login is refused, write the address that the backup host sees in source.address")
 	} else {
-		d.tell("connect", levelOK, fmt.Sprintf("%s answered in %s, dialled from %s", at, short(took), from), "")
+		d.tell("connect", levelOK, fmt.Sprintf("%s answered in %v, dialled from %s", at, took.Round(100*time.Microsecond), from), "")
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
