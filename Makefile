@@ -90,7 +90,7 @@ INTEGRATION = $(shell grep -rlE '^//go:build .*\bintegration\b' --include='*_tes
 test-lab: mirror ## tests in the lab (root; skipped by name without)
 	@$(MAKE) --no-print-directory build/tools/nfpm || echo 'nfpm could not be built; the tests of the packages will say so'
 	@echo 'lab tests'
-	@go test -tags integration -count=1 -p 1 -timeout 20m -json $(INTEGRATION) | go run ./agent/internal/lab/testreport -v
+	@go test -tags integration -count=1 -p 1 -timeout 40m -json $(INTEGRATION) | go run ./agent/internal/lab/testreport -v
 
 check: check-format check-generated ## format, vet, staticcheck, generated files
 	go vet ./...
