@@ -270,10 +270,15 @@ func resourceTexts(attributes map[string]schema.Attribute) map[string]string {
 			continue // described by its library
 		}
 		out[key] = a.GetMarkdownDescription()
-		if g, ok := a.(schema.SingleNestedAttribute); ok {
-			for k, v := range resourceTexts(g.Attributes) {
-				out[k] = v
-			}
+		inner := map[string]schema.Attribute{}
+		switch g := a.(type) {
+		case schema.SingleNestedAttribute:
+			inner = g.Attributes
+		case schema.ListNestedAttribute:
+			inner = g.NestedObject.Attributes
+		}
+		for k, v := range resourceTexts(inner) {
+			out[k] = v
 		}
 	}
 	return out

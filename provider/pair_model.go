@@ -33,6 +33,7 @@ type pairModel struct {
 	Transfer          types.Object   `tfsdk:"transfer"`
 	Full              types.Object   `tfsdk:"full"`
 	Retry             types.Object   `tfsdk:"retry"`
+	Hooks             types.List     `tfsdk:"hooks"`
 	Metrics           types.Object   `tfsdk:"metrics"`
 	Paused            types.Bool     `tfsdk:"paused"`
 	PasswordWO        types.String   `tfsdk:"password_wo"`
@@ -45,7 +46,7 @@ type pairModel struct {
 func (m *pairModel) fields() map[string]attr.Value {
 	return map[string]attr.Value{
 		"name": m.Name, "source": m.Source, "backup": m.Backup, "auth": m.Auth, "exclude": m.Exclude, "filter": m.Filter,
-		"delete": m.Delete, "watch": m.Watch, "transfer": m.Transfer, "full": m.Full, "retry": m.Retry, "metrics": m.Metrics,
+		"delete": m.Delete, "watch": m.Watch, "transfer": m.Transfer, "full": m.Full, "retry": m.Retry, "hooks": m.Hooks, "metrics": m.Metrics,
 		"paused": m.Paused,
 	}
 }
@@ -159,6 +160,9 @@ func (m *pairModel) take(p pair.Pair) error {
 	if err := json.Unmarshal(text, &doc); err != nil {
 		return err
 	}
+	if doc["hooks"], err = json.Marshal(withoutDerived(p)); err != nil {
+		return err
+	}
 	attributes := pairSchema().Attributes
 	value := func(key string) attr.Value {
 		v, e := fromJSON(attributes[key].GetType(), doc[key])
@@ -170,9 +174,30 @@ func (m *pairModel) take(p pair.Pair) error {
 	m.Name = types.StringValue(p.Name)
 	m.Source, m.Backup, m.Auth, m.Delete, m.Watch = object("source"), object("backup"), object("auth"), object("delete"), object("watch")
 	m.Transfer, m.Full, m.Retry, m.Metrics = object("transfer"), object("full"), object("retry"), object("metrics")
-	m.Exclude, m.Filter, m.Paused = list("exclude"), list("filter"), types.BoolValue(p.Paused)
+	m.Exclude, m.Filter, m.Hooks, m.Paused = list("exclude"), list("filter"), list("hooks"), types.BoolValue(p.Paused)
 	m.ID = types.StringValue(pairID(p.Source.Host, p.Name))
 	return err
+}
+
+// withoutDerived gives p's hooks without what the definition would fill in by itself: in HCL it is not written,
+// and null.
+func withoutDerived(p pair.Pair) []pair.Hook {
+	full := slices.Clone(p.Hooks)
+	bare := slices.Clone(p.Hooks)
+	for i := range bare {
+		bare[i].Network, bare[i].Method = "", ""
+	}
+	p.Hooks = slices.Clone(bare)
+	p.Complete()
+	for i := range bare {
+		if p.Hooks[i].Network != full[i].Network {
+			bare[i].Network = full[i].Network
+		}
+		if p.Hooks[i].Method != full[i].Method {
+			bare[i].Method = full[i].Method
+		}
+	}
+	return bare
 }
 
 // fromJSON reads a value of a type of our schema; nothing is null.
@@ -195,14 +220,22 @@ func fromJSON(t attr.Type, text json.RawMessage) (attr.Value, error) {
 		}
 		return types.ObjectValueMust(t.AttrTypes, values), nil
 	case types.ListType:
-		var items []string
+		var items []json.RawMessage
 		if text == nil {
 			return types.ListNull(t.ElemType), nil
 		}
 		if err := json.Unmarshal(text, &items); err != nil {
 			return types.ListNull(t.ElemType), err
 		}
-		return stringList(items), nil
+		values := make([]attr.Value, len(items))
+		for i, item := range items {
+			v, err := fromJSON(t.ElemType, item)
+			if err != nil {
+				return types.ListNull(t.ElemType), fmt.Errorf("[%d]: %w", i, err)
+			}
+			values[i] = v
+		}
+		return types.ListValueMust(t.ElemType, values), nil
 	case types.MapType:
 		return types.MapNull(t.ElemType), nil
 	}

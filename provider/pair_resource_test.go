@@ -109,7 +109,7 @@ func TestPairLivesThroughCreateDriftUpdateImportAndDestroy(t *testing.T) {
 			ConfigStateChecks: []statecheck.StateCheck{inSync(edit.role, edit.object)},
 		})
 	}
-	changed := pairHCL("  exclude = [\"*.tmp\"]\n  delete = { max_files = 10 }\n  transfer = { timeout = \"60s\" }\n  password_wo_version = 1\n")
+	changed := pairHCL("  hooks = [{ name = \"told\", type = \"socket\", address = \"/run/told.sock\" }]\n  exclude = [\"*.tmp\"]\n  delete = { max_files = 10 }\n  transfer = { timeout = \"60s\" }\n  password_wo_version = 1\n")
 	steps = append(steps,
 		resource.TestStep{ // a host from which lockstep was removed is healed in place
 			PreConfig: func() { l.source.remove("usr/local/bin/lockstep") },
@@ -239,6 +239,7 @@ func TestBadInputIsRefusedBeforeAnythingHappens(t *testing.T) {
 		{l.hcl("", strings.Replace(pairHCL(""), `path = "/backup/nfs01"`, `path = "/backup/nfs01", port = 0`, 1)), `backup.port: 0 is not a port`},
 		{l.hcl("", pairHCL("  exclud = []\n")), `An argument named "exclud" is not expected here`},
 		{l.hcl("", pairHCL("  delete = { max_percent = 250 }\n  watch = { delay = \"5\" }\n")), `watch.delay: a number without a unit is not a duration`},
+		{l.hcl("", pairHCL("  hooks = [{ name = \"told\", type = \"command\", argv = [\"told\"] }]\n")), `hooks[0].argv[0]: "told" is not the absolute path of a program`},
 		{l.hcl("", pairHCL("  password_wo = \"hunter2hunter2\"\n")), `password_wo_version`},
 		{strings.Replace(l.hcl("", pairHCL("")), `host_key = "ssh-ed25519`, `host_key = "ssh-ed25518`, 1), `is not a public key`},
 		{strings.Replace(l.hcl("", pairHCL("")), `connect_timeout = "10s"`, `connect_timeout = "10"`, 1), `ssh.connect_timeout: "10" is not a duration`},
@@ -411,17 +412,26 @@ variable "password" {
 // Every field of the definition is an attribute, with the same name and default.
 func TestSchemaIsTheDefinition(t *testing.T) {
 	t.Parallel()
-	p := dataPair(t)
-	var m pairModel
-	if err := m.take(p); err != nil {
+	full, err := os.ReadFile("../examples/pairs/full.yaml")
+	if err != nil {
 		t.Fatal(err)
 	}
-	got, problems := m.definition()
-	if len(problems) > 0 {
-		t.Fatal(problems)
+	withAll, err := pair.Parse(full)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if a, b := string(got.Render()), string(p.Render()); a != b {
-		t.Errorf("a definition came back changed:\n%s\nwant\n%s", a, b)
+	for _, p := range []pair.Pair{dataPair(t), withAll} {
+		var m pairModel
+		if err := m.take(p); err != nil {
+			t.Fatal(err)
+		}
+		got, problems := m.definition()
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		if a, b := string(got.Render()), string(p.Render()); a != b {
+			t.Errorf("a definition came back changed:\n%s\nwant\n%s", a, b)
+		}
 	}
 	text, err := json.Marshal(pair.Defaults())
 	if err != nil {
@@ -431,7 +441,15 @@ func TestSchemaIsTheDefinition(t *testing.T) {
 	if err := json.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	delete(doc, "hooks") // refused until it is built
+	wholeHook, err := json.Marshal(pair.Hook{Name: "x", Type: "x", Include: []string{"x"}, Argv: []string{"x"}, IgnoreErrors: true, Network: "x", Address: "x",
+		URL: "x", Method: "x", Match: "x", Kind: "x", HeadersFile: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hook map[string]any
+	if err := json.Unmarshal(wholeHook, &hook); err != nil {
+		t.Fatal(err)
+	}
 	attributes := pairSchema().Attributes
 	var compare func(at string, doc map[string]any, attributes map[string]schema.Attribute)
 	compare = func(at string, doc map[string]any, attributes map[string]schema.Attribute) {
@@ -447,6 +465,10 @@ func TestSchemaIsTheDefinition(t *testing.T) {
 		}
 	}
 	compare("", doc, attributes)
+	compare("hooks.", hook, hookAttributes())
+	if len(hook) != len(hookAttributes()) {
+		t.Errorf("a hook has %d fields and %d attributes", len(hook), len(hookAttributes()))
+	}
 	for key, a := range attributes {
 		if g, ok := a.(schema.SingleNestedAttribute); ok && g.Default != nil {
 			value := objectDefault(t, g)

@@ -116,6 +116,12 @@ func pairSchema() schema.Schema {
 				"initial": span(d.Retry.Initial, "The first pause; it doubles from try to try."),
 				"max":     span(d.Retry.Max, "The longest pause."),
 			}),
+			"hooks": schema.ListNestedAttribute{
+				Optional: true, Computed: true,
+				Default:             listdefault.StaticValue(types.ListValueMust(types.ObjectType{AttrTypes: hookTypes()}, nil)),
+				NestedObject:        schema.NestedAttributeObject{Attributes: hookAttributes()},
+				MarkdownDescription: withDefault("Who is told what has arrived on the backup: programs, sockets, web addresses. They run on the source host, after a batch has arrived and off the path of the transfers.", "[]"),
+			},
 			"metrics": groupOf("Prometheus metrics.", map[string]schema.Attribute{
 				"listen": word(d.Metrics.Listen, "`host:port` to listen on; empty for the unix socket only."),
 			}),
@@ -142,6 +148,48 @@ func pairSchema() schema.Schema {
 			}),
 		},
 	}
+}
+
+// hookAttributes are the fields of one hook. Those that belong to one type are null for the others.
+func hookAttributes() map[string]schema.Attribute {
+	d := hookDefaults()
+	own := func(description string) schema.StringAttribute {
+		return schema.StringAttribute{Optional: true, MarkdownDescription: description}
+	}
+	return map[string]schema.Attribute{
+		"name":          schema.StringAttribute{Required: true, MarkdownDescription: "Names the hook within the pair."},
+		"type":          schema.StringAttribute{Required: true, MarkdownDescription: "`command`, `socket` or `http`."},
+		"include":       words(d.Include, "rsync patterns of the paths that it is told of; empty for all."),
+		"timeout":       span(d.Timeout, "How long one call may take."),
+		"retries":       number(d.Retries, "Further calls after one that failed."),
+		"argv":          schema.ListAttribute{Optional: true, ElementType: types.StringType, MarkdownDescription: "command: program and arguments, without a shell. An argument `{path}` makes one call for each path; otherwise the paths of a batch come on standard input."},
+		"ignore_errors": schema.BoolAttribute{Optional: true, MarkdownDescription: "command: any exit status is a success."},
+		"network":       own("socket: `tcp` or `unix`; default as `address` looks."),
+		"address":       own("socket: `host:port`, or the path of the socket."),
+		"url":           own("http: where to; `{path}` in it makes one call for each path, otherwise each batch is sent as JSON."),
+		"method":        own("http: default `POST`, with `{path}` in the URL `GET`."),
+		"match":         own("http, with `{path}`: a regular expression for the absolute path; its first group becomes `{path}`."),
+		"kind":          own("http, with `{path}`: `file` or `dir`; default both."),
+		"headers_file":  own("http: a file on the source host, of mode 0600, with lines `Name: value`."),
+	}
+}
+
+func hookTypes() map[string]attr.Type {
+	out := map[string]attr.Type{}
+	for key, a := range hookAttributes() {
+		out[key] = a.GetType()
+	}
+	return out
+}
+
+// hookDefaults asks the definition's parser what it adds to a hook.
+func hookDefaults() pair.Hook {
+	p, err := pair.Parse([]byte(`{"name": "x", "source": {"host": "a", "path": "/a"}, "backup": {"host": "b", "path": "/b"},
+		"hooks": [{"name": "x", "type": "command", "argv": ["/x"]}]}`))
+	if err != nil {
+		panic("bug: " + err.Error())
+	}
+	return p.Hooks[0]
 }
 
 // withDefault ends a description.

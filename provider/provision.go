@@ -417,6 +417,54 @@ func (j *job) verify(ctx context.Context, out outcome, lockstep string) diag.Dia
 	case "held", "degraded":
 		diags.AddAttributeWarning(path.Root("source"), fmt.Sprintf("source host %q: the pair is %s", j.source.name, status.State), detail(""))
 	}
+	if !diags.HasError() {
+		diags.Append(j.examine(ctx, lockstep)...)
+	}
+	return diags
+}
+
+// finding is one step of `lockstep doctor`.
+type finding struct {
+	Check string `json:"check"`
+	Level string `json:"level"` // ok, warn, fail, skip
+	Saw   string `json:"saw"`
+	Do    string `json:"do"`
+}
+
+// pathSteps are the steps of the doctor without which nothing arrives. What else it finds, the agent copes with.
+var pathSteps = []string{"rsync", "password", "name", "connect", "greeting", "login", "canary"}
+
+// examine runs the whole path once: a file is created, changed and deleted on the backup. A new pair that
+// does not work is an error; one that was working before is not undone by anything, so it is a warning.
+func (j *job) examine(ctx context.Context, lockstep string) diag.Diagnostics {
+	var diags diag.Diagnostics
+	const step = "lockstep doctor"
+	result, err := j.source.root(ctx, step, []string{lockstep}, []string{"version"}, []string{"doctor", j.pair.Name, "--json"}, nil)
+	var reply struct {
+		OK     bool      `json:"ok"`
+		Checks []finding `json:"checks"`
+	}
+	if err == nil {
+		err = j.source.decode(ctx, step, lockstep, result, &reply)
+	}
+	if err != nil {
+		diags.Append(hostDiagnostic(plan.Source, err))
+		return diags
+	}
+	at := j.source.pool.At(ctx, j.source.name)
+	for _, f := range reply.Checks {
+		summary := fmt.Sprintf("source host %q: %s: %s", j.source.name, f.Check, f.Saw)
+		detail := fmt.Sprintf("Found by lockstep doctor %s on %s.", j.pair.Name, at)
+		if f.Do != "" {
+			detail += "\n\n" + f.Do
+		}
+		switch {
+		case f.Level == "fail" && j.create && slices.Contains(pathSteps, f.Check):
+			diags.AddAttributeError(path.Root("source"), j.source.redact(summary), j.source.redact(detail))
+		case f.Level == "fail", f.Level == "warn" && j.create:
+			diags.AddAttributeWarning(path.Root("source"), j.source.redact(summary), j.source.redact(detail))
+		}
+	}
 	return diags
 }
 

@@ -165,6 +165,28 @@ func TestFailingAgentUndoesTheCreation(t *testing.T) {
 	l.backup.bare()
 }
 
+// What the doctor finds undoes a new pair if nothing can arrive, and is told otherwise.
+func TestDoctorHasTheLastWord(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	l.source.write("doctor.json", `{"ok":false,"checks":[
+		{"check":"source","level":"warn","saw":"/data is empty","do":"is something to be mounted there?"},
+		{"check":"canary","level":"fail","saw":"the file did not arrive","do":"df -h /backup"}]}`)
+	_, diags := create(t, l.client(nil), dataPair(t))
+	mention(t, said(diags), `Error: source host "nfs01": canary: the file did not arrive`, "df -h /backup", `Warning: source host "nfs01": source: /data is empty`)
+	l.source.bare()
+	l.backup.bare()
+
+	l.source.remove("doctor.json")
+	mustCreate(t, l.client(nil), dataPair(t))
+	l.source.write("doctor.json", `{"ok":false,"checks":[{"check":"connect","level":"fail","saw":"no answer"}]}`)
+	_, diags = (&job{ends: l.client(nil).ends(dataPair(t))}).run(t.Context())
+	mention(t, said(diags), `Warning: source host "nfs01": connect: no answer`)
+	if diags.HasError() {
+		t.Error("an update failed by what it did not do")
+	}
+}
+
 func TestHalfAPairIsCompletedAWholeOneIsNot(t *testing.T) {
 	t.Parallel()
 	l := newHosts(t)
