@@ -40,6 +40,8 @@ type full struct {
 	problem  string // why the newest one was not complete
 	last     time.Time
 	took     time.Duration
+	listFrom time.Time     // when the newest comparison began
+	listing  time.Duration // how long it took
 	retry    time.Time
 	failures int
 	schedule cron.Schedule // nil: only at start
@@ -186,7 +188,7 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 // startList compares the whole trees.
 func (l *loop) startList(now time.Time) {
 	f := &l.full
-	f.phase = "compare"
+	f.phase, f.listFrom = "compare", now
 	limit := manyDiffer
 	if f.recursed {
 		limit = 0
@@ -215,6 +217,7 @@ func (l *loop) startList(now time.Time) {
 func (l *loop) listed(now time.Time, c comparison) {
 	f := &l.full
 	f.job = nil
+	f.listing = now.Sub(f.listFrom)
 	switch {
 	case c.many:
 		l.log.Info("the backup is far behind: the whole tree is sent")

@@ -57,5 +57,5 @@ func (l *loop) linked(files map[inode]time.Time) {
 
 // linksDue tells when the comparison may begin that a file with several names asks for.
 func (l *loop) linksDue() (at time.Time, ok bool) {
-	return l.full.last.Add(linksPace * l.full.took), l.links.wanted
+	return l.full.listFrom.Add((linksPace + 1) * l.full.listing), l.links.wanted
 }
