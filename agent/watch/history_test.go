@@ -168,8 +168,14 @@ func TestMirrorOfAnyHistoryIsEqual(t *testing.T) {
 						st.ino = 0
 						want[path] = st
 					}
-					if diff := cmp.Diff(want, m.paths, cmp.AllowUnexported(state{})); diff != "" {
+					f.mu.Lock()
+					diff, late := cmp.Diff(want, m.paths, cmp.AllowUnexported(state{})), f.events
+					f.mu.Unlock()
+					if diff != "" {
 						t.Fatalf("round %d: the mirror differs (-disk +mirror):\n%s\nevents:%s", round, diff, describe(events))
+					}
+					if len(late) > 0 {
+						t.Fatalf("round %d: after the cookie:%s", round, describe(late))
 					}
 				}
 			})
