@@ -262,7 +262,7 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	case <-m.ready:
 		return nil
 	case <-m.ended:
-		return fmt.Errorf("%s ended while it started: %v\n%s", h.Name, m.err, h.consoleTail())
+		return fmt.Errorf("%s ended while it started: %w\n%s", h.Name, m.err, h.consoleTail())
 	case <-ctx.Done():
 		return fmt.Errorf("start %s: %w\n%s", h.Name, ctx.Err(), h.consoleTail())
 	}

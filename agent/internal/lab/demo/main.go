@@ -131,8 +131,11 @@ func (s *story) apply(ctx context.Context, example string) error {
 // example copies the example and adds, in a file of its own, how Terraform reaches the lab.
 func (s *story) example(from string) error {
 	files, err := filepath.Glob(filepath.Join(from, "*.tf"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("no example in %s: %v", from, err)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("no example in %s", from)
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)

@@ -66,7 +66,7 @@ func report(in io.Reader, out io.Writer, verbose bool) (failed bool, err error) 
 					failed = true
 				case "pass", "fail", "skip":
 					failed = failed || e.Action == "fail"
-					end(out, e, t, output[t], passed, verbose)
+					end(out, e, output[t], passed, verbose)
 					if e.Action == "skip" && e.Test != "" {
 						skipped = append(skipped, t)
 						continue // its output says why
@@ -94,7 +94,7 @@ func report(in io.Reader, out io.Writer, verbose bool) (failed bool, err error) 
 }
 
 // end prints what is worth a line when a test or a package ends.
-func end(out io.Writer, e event, t test, said *strings.Builder, passed map[string]int, verbose bool) {
+func end(out io.Writer, e event, said *strings.Builder, passed map[string]int, verbose bool) {
 	switch {
 	case e.Test != "" && e.Action == "fail":
 		fmt.Fprintf(out, "FAIL  %s %s (%.1fs)\n", short(e.Package), e.Test, e.Elapsed)
