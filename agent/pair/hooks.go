@@ -58,8 +58,8 @@ var (
 	methodRule = regexp.MustCompile(`^[A-Z]{1,16}$`)
 )
 
-// defaultHook is a hook before its fields are read.
-func defaultHook() Hook {
+// DefaultHook returns a hook that has every default and lacks its name, its type and what is of that type.
+func DefaultHook() Hook {
 	return Hook{Include: []string{}, Timeout: Duration(10 * time.Second), Retries: 3}
 }
 
@@ -120,7 +120,7 @@ func (d *decoder) hooks(dst *[]Hook) func(*yaml.Node, string) {
 		for i, item := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			d.line[at] = item.Line
-			list[i] = defaultHook()
+			list[i] = DefaultHook()
 			d.object(hookFields(d, &list[i]))(item, at)
 			if len(list[i].Argv) == 0 {
 				list[i].Argv = nil

@@ -25,7 +25,7 @@ const (
 // Formats lists the formats of [Result.Render].
 var Formats = []Format{YAML, Terraform, Ansible}
 
-// leaf is one field of a definition with its value: a string, int, bool or []string.
+// leaf is one field of a definition with its value: a string, int, bool, []string or []pair.Hook.
 type leaf struct {
 	group, key string
 	value      any
@@ -38,7 +38,7 @@ func (l leaf) path() string {
 	return l.group + "." + l.key
 }
 
-// leaves lists the fields in the order of the documentation. The hooks are always empty.
+// leaves lists the fields in the order of the documentation.
 func leaves(p pair.Pair) []leaf {
 	return []leaf{
 		{"", "name", p.Name},
@@ -53,6 +53,7 @@ func leaves(p pair.Pair) []leaf {
 		{"transfer", "parallel", p.Transfer.Parallel}, {"transfer", "options", p.Transfer.Options},
 		{"full", "every", p.Full.Every}, {"full", "exclude", p.Full.Exclude},
 		{"retry", "initial", p.Retry.Initial.String()}, {"retry", "max", p.Retry.Max.String()},
+		{"", "hooks", p.Hooks},
 		{"metrics", "listen", p.Metrics.Listen},
 		{"", "paused", p.Paused},
 	}
@@ -228,6 +229,8 @@ func (w *writer) field(l leaf) {
 			}
 			w.line("]")
 		}
+	case []pair.Hook:
+		w.hooks(l.key, v)
 	case string:
 		w.line("%s%s%s", l.key, w.assign, w.quote(v))
 	default:

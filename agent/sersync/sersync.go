@@ -90,6 +90,7 @@ type importer struct {
 	crontabOn   bool // and not switched off by the filter
 	ssh         bool
 	sources     map[string]int // field → line it came from
+	started     []*element     // plugins that sersync starts
 }
 
 // Parse reads a confxml.xml. The error is [pair.Problems]: all that makes the file one that sersync could not have
@@ -109,7 +110,7 @@ func Parse(data []byte, opts Options) (*Result, error) {
 	im.filter(root)
 	im.inotify(root)
 	pairs := im.sersync(root)
-	im.standalonePlugins(root)
+	im.plugins(root, pairs)
 	if len(im.problems) > 0 {
 		slices.SortStableFunc(im.problems, func(a, b pair.Problem) int { return lineOf(a) - lineOf(b) })
 		return nil, im.problems
