@@ -32,17 +32,12 @@ func (f *fixture) untilCovered(path string) {
 	f.until("event for "+path, func() bool { return covered(f.events, path) })
 }
 
-// untilLimit waits for a LimitError that cond accepts and returns it.
+// untilLimit waits until the standing fault is a LimitError that cond accepts, and returns it.
 func (f *fixture) untilLimit(cond func(*LimitError) bool) *LimitError {
 	f.t.Helper()
 	var limit *LimitError
 	f.until("limit", func() bool {
-		for _, err := range f.faults {
-			if errors.As(err, &limit) && cond(limit) {
-				return true
-			}
-		}
-		return false
+		return len(f.faults) > 0 && errors.As(f.faults[len(f.faults)-1], &limit) && cond(limit)
 	})
 	return limit
 }

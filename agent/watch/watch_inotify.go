@@ -746,6 +746,7 @@ func (s *inotify) endWalk() {
 		s.opts.Progress(s.dirs.len)
 	}
 	lost := s.lost
+	s.publish() // before it is told
 	s.attached()
 	switch {
 	case lost: // reported as Restored
@@ -839,6 +840,7 @@ func (s *inotify) polled(ctx context.Context, all []pollResult) {
 }
 
 func (s *inotify) afterPoll() {
+	s.publish() // before it is told
 	if !s.walk.active {
 		s.reportLimit(s.poll.counts[pollLimit], s.dirs.len)
 	}
