@@ -86,6 +86,29 @@ func TestInvalidDefinitionsTellEveryProblem(t *testing.T) {
 	})
 }
 
+func TestHooksInTheDocsParse(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/hooks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := map[string]bool{}
+	for _, block := range strings.Split(string(text), "```yaml\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		p, err := Parse([]byte("name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n" + block))
+		if err != nil {
+			t.Errorf("%v\n%s", err, block)
+		}
+		for _, h := range p.Hooks {
+			types[h.Type] = true
+		}
+		checkRoundTrip(t, p)
+	}
+	if len(types) != len(hookTypes) {
+		t.Errorf("examples of %v only", types)
+	}
+}
+
 func TestExamplesParse(t *testing.T) {
 	t.Parallel()
 	files, _ := filepath.Glob("../../examples/pairs/*.yaml")
