@@ -203,6 +203,55 @@ func firstOf(paths []string) string {
 	return paths[0]
 }
 
+// heldEvery is how often held deletions are held against the disk: those that are back lapse, even when the watch did
+// not see them come.
+const heldEvery = 30 * time.Second
+
+// startHeldCheck looks whether held deletions are back on disk.
+func (l *loop) startHeldCheck(now time.Time) bool {
+	h := l.door.held
+	if h == nil || now.Before(l.heldCheck) {
+		return false
+	}
+	l.heldCheck = now.Add(heldEvery)
+	held := make([]finding, 0, len(h.items))
+	for _, f := range h.items {
+		held = append(held, f)
+	}
+	j := &job{kind: "held", what: plural(len(held), "path"), paths: len(held), can: true}
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	l.start(now, j, func(ctx context.Context) {
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			l.post(func(now time.Time) { l.sourceTrouble(now, err) })
+			return
+		}
+		defer r.Close()
+		empty, err := r.Empty()
+		empty = empty || err != nil
+		var back []finding
+		for _, f := range held {
+			if st, err := r.Lstat(f.path); err == nil && (!f.blocked || st.Mode.IsDir()) {
+				back = append(back, f)
+			}
+		}
+		l.post(func(now time.Time) { l.heldChecked(now, empty, back) })
+	})
+	return true
+}
+
+func (l *loop) heldChecked(now time.Time, empty bool, back []finding) {
+	for _, f := range back {
+		if l.door.lapse(f.path) {
+			l.q.Mark(now, f.first, f.path, true)
+		}
+	}
+	if h := l.door.held; h != nil && h.empty && !empty {
+		l.log.Info("the source directory is not empty any more: its deletions are judged again", "entries", h.count)
+		l.door.again(now)
+	}
+}
+
 // startPassed does deletions that the door let through, as far as nothing in flight overlaps with them.
 func (l *loop) startPassed(now time.Time) bool {
 	if len(l.passed) == 0 {

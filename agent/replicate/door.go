@@ -82,8 +82,9 @@ type heldDeletions struct {
 	reason string
 	since  time.Time
 	items  map[string]finding
-	count  int // entries that would go on the backup
-	over   int // of count: those that are not in items, because they are too many
+	count  int  // entries that would go on the backup
+	over   int  // of count: those that are not in items, because they are too many
+	empty  bool // because the source directory was empty
 }
 
 func newDoor(enabled bool, maxFiles, maxPercent int, maxDelay time.Duration) *door {
@@ -119,14 +120,26 @@ func (d *door) forget(path string) (known bool) {
 	}
 	if d.held != nil {
 		if f, ok := d.held.items[path]; ok && !f.blocked {
-			d.held.drop(f)
-			known = true
-			if len(d.held.items) == 0 {
-				d.held = nil
-			}
+			known = d.lapse(path)
 		}
 	}
 	return known
+}
+
+// lapse takes out what is held of a path.
+func (d *door) lapse(path string) bool {
+	if d.held == nil {
+		return false
+	}
+	f, ok := d.held.items[path]
+	if !ok {
+		return false
+	}
+	d.held.drop(f)
+	if len(d.held.items) == 0 {
+		d.held = nil
+	}
+	return true
 }
 
 // absorb takes out what overlaps with held deletions: it waits with them. Else they could pass one by one, when
@@ -239,6 +252,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	switch {
 	case v.empty:
 		d.hold(now, v.gone, dropped, "the source directory is empty")
+		d.held.empty = true
 		return nil
 	case !d.over(n):
 		d.done += n
@@ -285,6 +299,16 @@ func (d *door) hold(now time.Time, gone []finding, dropped int, reason string) {
 	}
 	d.held.count += dropped
 	d.held.over += dropped
+}
+
+// again makes what is held pending: the reason for it may not hold any more.
+func (d *door) again(now time.Time) {
+	h := d.held
+	d.held = nil
+	for _, f := range h.items {
+		d.add(now, f.deletion)
+	}
+	d.dropped += h.over
 }
 
 // approve lets everything pass that is held now, and nothing else. A later deletion begins a new burst.

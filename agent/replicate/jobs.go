@@ -58,6 +58,7 @@ type job struct {
 	slow     bool // may take long
 	can      bool // may be interrupted at any time without a loss
 	progress transfer.Progress
+	sign     time.Time // the last sign of progress
 	bytes    int64
 	cancel   context.CancelFunc
 }
@@ -65,7 +66,7 @@ type job struct {
 // start runs f in a goroutine and takes the job off the list when f has ended. What f posts is run before.
 func (l *loop) start(now time.Time, j *job, f func(ctx context.Context)) {
 	ctx, cancel := context.WithCancel(l.jobsCtx)
-	j.started, j.cancel = now, cancel
+	j.started, j.sign, j.cancel = now, now, cancel
 	l.jobs[j] = struct{}{}
 	l.group.Go(func() {
 		defer cancel()
@@ -80,7 +81,7 @@ func (l *loop) progressOf(j *job) func(transfer.Progress) {
 	return func(p transfer.Progress) {
 		if now := time.Now(); now.Sub(last) >= 500*time.Millisecond {
 			last = now
-			l.post(func(time.Time) { j.progress = p })
+			l.post(func(now time.Time) { j.progress, j.sign = p, now })
 		}
 	}
 }
@@ -206,6 +207,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		}
 	}
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
+	checksum := l.distrusts(entries)
 	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
 	l.start(now, j, func(ctx context.Context) {
 		r, err := openSource(eng, path, want)
@@ -223,10 +225,22 @@ func (l *loop) startSend(now time.Time, w *work) {
 		if p.bytes < bigFile {
 			progress = nil // it costs rsync a system call a line
 		}
-		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Send, Paths: p.send}, progress)
+		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum}, progress)
 		moved := p.dirs.moved(r)
 		l.post(func(now time.Time) { l.settle(now, w, res, moved); l.arrived(res, p.send, nil) })
 	})
+}
+
+// distrusts reports whether one of the paths was found to differ in nothing that rsync's quick check sees.
+func (l *loop) distrusts(entries []queue.Entry) bool {
+	if len(l.distrust) > 0 {
+		for _, e := range entries {
+			if _, ok := l.distrust[e.Path]; ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func nameBatch(b queue.Batch) string {
@@ -279,6 +293,9 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 		if l.door.forget(path) {
 			back = append(back, path)
 		}
+	}
+	if len(p.send) > 0 && l.door.held != nil && l.door.held.empty {
+		l.heldCheck = now // the source is not empty any more
 	}
 	for path, o := range p.busy {
 		l.open[path] = o
@@ -346,6 +363,7 @@ func (l *loop) startWaiting(now time.Time, slow bool) bool {
 func (l *loop) startSlow(now time.Time, w *work) {
 	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, slow: true}
 	entries := append([]queue.Entry(nil), w.batch.Entries...)
+	checksum := l.distrusts(entries)
 	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
 	l.start(now, j, func(ctx context.Context) {
 		r, err := openSource(eng, path, want)
@@ -355,7 +373,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 		}
 		defer r.Close()
 		p := prepared{apart: map[string]fate{}, dirs: dirTimes{}}
-		run := transfer.Job{Kind: transfer.Send}
+		run := transfer.Job{Kind: transfer.Send, Checksum: checksum}
 		opts := transfer.ListOptions{Delete: true}
 		var size int64
 		for _, e := range entries {
@@ -498,6 +516,7 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 			continue // the ledger has what stands for it
 		}
 		l.ledger.clear(e.Path, e.Tree, failed)
+		delete(l.distrust, e.Path)
 		if !w.ledger {
 			l.latency.add(now.Sub(e.First))
 		}
@@ -649,6 +668,33 @@ func (l *loop) fail(now time.Time, res transfer.Result) {
 	// Else it is another run that was on its way when the outage began: no second failure.
 }
 
+// suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.
+// Rsync itself waits for transfer.timeout, and until then the pair would look as if it were only behind.
+const suspectAfter = 10 * time.Second
+
+// suspect returns when the first running transfer becomes suspect.
+func (l *loop) suspect() (at time.Time, ok bool) {
+	for j := range l.jobs {
+		if t := j.sign.Add(suspectAfter); j.slot && (!ok || t.Before(at)) {
+			at, ok = t, true
+		}
+	}
+	if at.Before(l.nextProbe) {
+		at = l.nextProbe
+	}
+	return at, ok
+}
+
+// endStale ends transfers that were under way when the backup could not be reached any more and have made no progress
+// since: their connections are dead, which they may notice much later.
+func (l *loop) endStale(since time.Time) {
+	for j := range l.jobs {
+		if (j.slot || j.can) && j.kind != "probe" && j.kind != "source" && j.sign.Before(since) {
+			j.cancel()
+		}
+	}
+}
+
 // probe asks the backup whether it takes anything.
 func (l *loop) probe(now time.Time) {
 	for j := range l.jobs {
@@ -656,19 +702,23 @@ func (l *loop) probe(now time.Time) {
 			return
 		}
 	}
+	l.nextProbe = now.Add(suspectAfter)
 	eng := l.eng
 	l.start(now, &job{kind: "probe", what: l.pair.Backup.Address, can: true}, func(ctx context.Context) {
 		res := eng.Probe(ctx)
 		l.post(func(now time.Time) {
 			l.counters.Transfers[className(res.Class)]++
-			switch {
-			case res.Class == transfer.Stopped || l.outage == nil:
-			case res.Class == transfer.Done:
-				l.outage.probed = true
-			default:
-				if res.Class == transfer.Unknown {
-					res.Class = transfer.Transient
+			switch res.Class {
+			case transfer.Stopped:
+			case transfer.Done:
+				if l.outage != nil {
+					l.outage.probed = true
+					l.endStale(l.outage.since)
 				}
+			case transfer.Unknown:
+				res.Class = transfer.Transient
+				l.fail(now, res)
+			default:
 				l.fail(now, res)
 			}
 		})

@@ -68,6 +68,7 @@ type loop struct {
 	watch    watchState
 	links    links
 	open     map[string]openFile
+	distrust map[string]struct{} // paths that must be sent by their contents
 	paused   bool
 	stopping bool
 
@@ -91,6 +92,8 @@ type loop struct {
 	ready      bool                // READY=1 was sent
 	lastPing   time.Time
 	children   children
+	nextProbe  time.Time // for the sake of a suspect transfer
+	heldCheck  time.Time // when held deletions are next held against the disk
 	hooks      hookRun
 }
 
@@ -130,6 +133,7 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		inbox:    make(chan func(time.Time), inboxSize),
 		quit:     make(chan struct{}),
 		open:     map[string]openFile{},
+		distrust: map[string]struct{}{},
 		jobs:     map[*job]struct{}{},
 		flying:   map[*work]struct{}{},
 		barriers: map[string]*barrier{},
@@ -352,10 +356,12 @@ func (l *loop) report(now time.Time, r watch.Report) {
 		l.watchFault(now, r.Fault)
 	}
 	if r.Restored {
-		l.note(now, "the watch is complete again")
-		l.log.Info("the watch is complete again", "path", l.pair.Source.Path)
 		if l.source.lost {
+			// There is a directory again; whether it is the right one is told by a look.
 			l.source.lost, l.source.ok, l.source.next = false, false, now
+		} else {
+			l.note(now, "the watch is complete again")
+			l.log.Info("the watch is complete again", "path", l.pair.Source.Path)
 		}
 		l.watch.fault = nil
 		l.requestFull(now, "the watch was restored")
@@ -379,6 +385,9 @@ func (l *loop) watchFault(now time.Time, fault error) {
 		l.watch.fault = fault
 		l.requestFull(now, "the source directory is back")
 	default:
+		if l.source.lost { // this fault has taken its place
+			l.source.lost, l.source.ok, l.source.next = false, false, now
+		}
 		if l.watch.fault == nil || l.watch.fault.Error() != fault.Error() {
 			l.note(now, fault.Error())
 			l.log.Warn("the watch is incomplete: what is not watched is scanned at intervals", "path", l.pair.Source.Path, "err", fault)
@@ -430,6 +439,9 @@ func (l *loop) schedule(now time.Time) {
 	}
 	for l.startOne(now) {
 	}
+	if at, ok := l.suspect(); ok && !now.Before(at) {
+		l.probe(now)
+	}
 }
 
 // startOne starts the most urgent thing that can be started, and reports whether there was one.
@@ -443,7 +455,7 @@ func (l *loop) startOne(now time.Time) bool {
 			return true
 		}
 	}
-	return l.startInspection(now) || l.startFull(now)
+	return l.startInspection(now) || l.startHeldCheck(now) || l.startFull(now)
 }
 
 // slots returns how many more runs may be started: any, and slow ones, which must leave one for the small.
@@ -490,6 +502,8 @@ func (l *loop) sleep(now time.Time) time.Duration {
 		}
 		consider(l.door.due())
 		consider(l.fullWake())
+		consider(l.suspect())
+		consider(l.heldCheck, l.door.held != nil)
 	}
 	consider(l.childrenWake())
 	// What is due now but could not be started waits for the end of something, which wakes the loop by itself.
@@ -542,7 +556,7 @@ func (l *loop) decide(now time.Time) (State, string) {
 		if errors.As(l.source.err, &other) {
 			return Held, l.source.err.Error()
 		}
-		if l.source.lost {
+		if l.source.lost || errors.Is(l.source.err, watch.ErrRootLost) {
 			return Held, fmt.Sprintf("the source directory %s is gone", l.pair.Source.Path)
 		}
 		return Failing, l.source.err.Error()
@@ -629,7 +643,7 @@ func (l *loop) hint(s State) string {
 	switch {
 	case s == Held && errors.As(l.source.err, &other):
 		return fmt.Sprintf("mount the right filesystem at %s; if this directory is meant to replace the old one: lockstep approve %s", other.path, l.pair.Name)
-	case s == Held && l.source.lost:
+	case s == Held && !l.source.ok:
 		return "it goes on by itself when the directory is back"
 	case s == Held:
 		return "lockstep approve " + l.pair.Name + " lets them pass; they lapse when the files are back"

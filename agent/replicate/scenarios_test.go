@@ -124,6 +124,18 @@ func TestEmptiedSourceDeletesNothing(t *testing.T) {
 	s.equal()
 }
 
+func TestDeletionsOfAnEmptiedSourceAreJudgedAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil)
+	s.write("a", "1")
+	s.start()
+	s.equal()
+	s.rm("a")
+	s.untilState(Held)
+	s.write("b", "1")
+	s.equal()
+}
+
 func TestSourceThatIsEmptyAtTheStart(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil)
@@ -426,8 +438,13 @@ func TestVerifyFindsAndRepairsDrift(t *testing.T) {
 	}
 	s.do(os.Remove(filepath.Join(s.dst, "deleted")))
 	s.do(os.WriteFile(filepath.Join(s.dst, "edited"), []byte("other"), 0o644))
+	// Of equal size and time: rsync's quick check does not see that.
+	fi, err := os.Stat(filepath.Join(s.dst, "d/same"))
+	s.do(err)
+	s.do(os.WriteFile(filepath.Join(s.dst, "d/same"), []byte("2"), 0o644))
+	s.do(os.Chtimes(filepath.Join(s.dst, "d/same"), fi.ModTime(), fi.ModTime()))
 	s.do(os.WriteFile(filepath.Join(s.dst, "added"), []byte("1"), 0o644))
-	want := map[string]string{"deleted": "missing", "edited": "edited", "added": "added"}
+	want := map[string]string{"d/same": "edited", "deleted": "missing", "edited": "edited", "added": "added"}
 	for _, path := range []string{"/verify", "/verify?repair=1"} {
 		got := verify(path)
 		for p, what := range want {

@@ -88,6 +88,9 @@ func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error
 				d.What = "missing"
 			}
 			if repair && !it.Extraneous {
+				if !it.Dir && !it.New {
+					l.distrust[it.Path] = struct{}{}
+				}
 				l.q.Mark(now, now, it.Path, false)
 			}
 			drift = append(drift, d)

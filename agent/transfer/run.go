@@ -55,6 +55,9 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 	case Delete:
 		c.mode, c.progress, kind = deleteMode, false, runDelete
 	}
+	if job.Checksum {
+		c.mode = append(slices.Clone(c.mode), "--checksum")
+	}
 	if job.Kind != Delete {
 		defer r.writers.begin()()
 	}

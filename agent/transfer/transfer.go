@@ -69,6 +69,9 @@ type Job struct {
 	// what is below (rsync --force). Only for paths that passed the guard. Send only; paths that are
 	// directories are left out and returned in Result.Changed. Excluded files below stay, and so the path stays blocked.
 	Force bool
+	// Checksum compares contents instead of size and modification time, so that a file is mended on the backup that was
+	// edited there with both kept.
+	Checksum bool
 	// Full says that a full batch asks: FullExclude is obeyed too. Tree only.
 	Full bool
 }
