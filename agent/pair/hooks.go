@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -210,6 +211,8 @@ func (v *validator) command(at string, h Hook) {
 		switch {
 		case strings.ContainsRune(a, 0):
 			v.add(item, "has a NUL", "remove it")
+		case !utf8.ValidString(a), strings.ContainsRune(a, utf8.RuneError):
+			v.add(item, "is not UTF-8 text", "let a script have it")
 		case i == 0 && (!strings.HasPrefix(a, "/") || path.Clean(a) != a):
 			hint := "write the program's absolute path"
 			if strings.ContainsAny(a, " |;&$") {

@@ -277,6 +277,25 @@ func random(r *rand.Rand) Pair {
 		Timeout: Duration(time.Second * time.Duration(1+r.IntN(3600))), Parallel: 1 + r.IntN(16),
 		Options: some("--acls", "-X", "--chmod=D755,F644", "--skip-compress=gz/jpg", "--fsync", "--zl=3", "--no-W"),
 	}
+	for i := range r.IntN(3) {
+		h := Hook{Name: fmt.Sprint(pick("no", "a", "1e", "x-"), i), Include: some("*.php", "/a b/", "#x"), Retries: r.IntN(101), Timeout: Duration(time.Second)}
+		switch h.Type = pick(hookTypes...); h.Type {
+		case "command":
+			h.Argv, h.IgnoreErrors = []string{"/bin/" + pick("true", "a b", "#"), pick(PathPlace, "--"), word()}, r.IntN(2) == 0
+		case "socket":
+			h.Network, h.Address = "tcp", pick("[::1]:80", "localhost:1", "192.0.2.1:65535")
+			if r.IntN(2) == 0 {
+				h.Network, h.Address = "unix", "/run/a b"
+			}
+		case "http":
+			h.URL, h.Method = "http://localhost:1/x?y=z", pick("POST", "PUT")
+			if r.IntN(2) == 0 {
+				h.URL, h.Method, h.Kind, h.Match = "https://[::1]/"+PathPlace, "GET", pick("", "file", "dir"), pick("", "/a b/(.*)", "(#|: )")
+			}
+			h.HeadersFile = pick("", "/etc/x: y")
+		}
+		p.Hooks = append(p.Hooks, h)
+	}
 	p.Full.Every = pick("", "24h", "1h30m", "0 3 * * *", "*/15 1-5 * * MON", "@daily")
 	p.Retry = Retry{Initial: Duration(time.Second), Max: Duration(time.Second * time.Duration(1+r.IntN(80000)))}
 	p.Metrics.Listen = pick("", ":9100", "127.0.0.1:1", "[::1]:65535", "host.example:80")
