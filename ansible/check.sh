@@ -110,7 +110,9 @@ build() {
     rm -rf "$work/dist" "$work/installed"
     mkdir -p "$work/dist" "$work/installed"
     ansible-galaxy collection build --output-path "$work/dist" "$collection"
-    ansible-galaxy collection install "$work"/dist/lockstep-replication-*.tar.gz --offline -p "$work/installed" >/dev/null
+    # With this path alone: the sources here would count as installed.
+    ANSIBLE_COLLECTIONS_PATH="$work/installed" \
+        ansible-galaxy collection install "$work"/dist/lockstep-replication-*.tar.gz --offline -p "$work/installed" >/dev/null
     for module in pair pair_info pair_side; do
         (cd / && ANSIBLE_COLLECTIONS_PATH="$work/installed" ansible-doc -t module "lockstep.replication.$module" >/dev/null)
     done

@@ -6,7 +6,6 @@ package e2e
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -621,23 +620,13 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 	c.play(t, "migrate.yml", migrate(retire)).is(t, "nfs01", ok)
 }
 
-var errNoPackage = errors.New("no deb in build/packages\nhint: make packages")
-
-// The role installs the deb on both hosts, in every strategy, and the pair runs from it.
+// The role installs the deb on both hosts, whatever the strategy, upgrades it, and the pair runs from it.
 func TestAnsibleInstallsThePackageOnBothHosts(t *testing.T) {
-	debs, err := filepath.Glob(filepath.Join(repository, "build/packages/lockstep_*_amd64.deb"))
-	if err != nil || len(debs) == 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal(errNoPackage)
-		}
-		t.Skip(errNoPackage)
-	}
-	deb, err := filepath.Abs(debs[len(debs)-1])
-	if err != nil {
-		t.Fatal(err)
-	}
+	need(t)
+	old, _ := packages(t, "0.0.1")
 	c := newControlNode(t)
-	play := fmt.Sprintf(`
+	play := func(deb string) string {
+		return fmt.Sprintf(`
 - hosts: all
   become: true
   gather_facts: false
@@ -652,22 +641,38 @@ func TestAnsibleInstallsThePackageOnBothHosts(t *testing.T) {
           backup: { host: backup, path: /backup/nfs01 }
           exclude: ["*.tmp"]
 `, deb)
+	}
 	shell(t, c.source, `mkdir -p /data/sub && echo one >/data/sub/file && echo no >/data/x.tmp`)
-	c.play(t, "package.yml", play, "--check").is(t, "nfs01", changed).is(t, "backup", changed)
-	c.play(t, "package.yml", play, "--limit", "nfs01").is(t, "nfs01", changed)
-	c.play(t, "package.yml", play).is(t, "nfs01", ok).is(t, "backup", ok)
-	c.play(t, "package.yml", play, "--check", "--diff").is(t, "nfs01", ok).is(t, "backup", ok).quiet(t)
+	c.play(t, "package.yml", play(old), "--check").is(t, "nfs01", changed).is(t, "backup", changed)
+	// The backup host is not in this play, and the pair needs lockstep on it all the same.
+	c.play(t, "package.yml", play(old), "--limit", "nfs01").is(t, "nfs01", changed)
+	c.play(t, "package.yml", play(old)).is(t, "nfs01", ok).is(t, "backup", ok)
+	c.play(t, "package.yml", play(old), "--check", "--diff").is(t, "nfs01", ok).is(t, "backup", ok).quiet(t)
 	for _, h := range c.Hosts() {
 		if got := run(t, h, "dpkg-query", "-W", "-f", "${Status}", "lockstep"); got != "install ok installed" {
 			t.Errorf("%s: the package is %s", h.Name, got)
+		}
+		if got := run(t, h, "sh", "-c", "command -v lockstep"); got != "/usr/bin/lockstep\n" {
+			t.Errorf("%s runs %s", h.Name, got)
 		}
 	}
 	c.arrived(t)
 
 	// A package that was removed by hand is found.
-	run(t, c.backup, "systemctl", "stop", "lockstep-rsyncd")
 	run(t, c.backup, "dpkg", "--remove", "lockstep")
-	c.play(t, "package.yml", play, "--check").is(t, "backup", changed)
-	c.play(t, "package.yml", play).is(t, "backup", changed)
+	c.play(t, "package.yml", play(old), "--check", "--limit", "backup").is(t, "backup", changed)
+	c.play(t, "package.yml", play(old)).is(t, "backup", changed)
+	c.arrived(t)
+
+	newer, _ := packages(t, "0.0.2")
+	c.play(t, "package.yml", play(newer), "--check").is(t, "nfs01", changed).is(t, "backup", changed)
+	c.play(t, "package.yml", play(newer)).is(t, "nfs01", changed).is(t, "backup", changed)
+	c.play(t, "package.yml", play(newer)).is(t, "nfs01", ok).is(t, "backup", ok)
+	for _, h := range c.Hosts() {
+		if got := run(t, h, "lockstep", "version"); !strings.HasPrefix(got, "lockstep 0.0.2") {
+			t.Errorf("%s has %s", h.Name, got)
+		}
+	}
+	shell(t, c.source, `echo two >>/data/sub/file`)
 	c.arrived(t)
 }
