@@ -161,7 +161,12 @@ func changelog(version string, stamp time.Time) error {
 	for _, line := range strings.Split(newest, "\n") {
 		if note, ok := strings.CutPrefix(line, "- "); ok {
 			e.Changes = append(e.Changes, change{note})
+		} else if n := len(e.Changes); n > 0 && strings.HasPrefix(line, "  ") {
+			e.Changes[n-1].Note += " " + strings.TrimSpace(line)
 		}
+	}
+	for i := range e.Changes {
+		e.Changes[i].Note = wrap(e.Changes[i].Note, 72, "\n  ")
 	}
 	if len(e.Changes) == 0 {
 		e.Changes = []change{{"New version."}}
@@ -171,6 +176,26 @@ func changelog(version string, stamp time.Time) error {
 		return err
 	}
 	return write("changelog.yaml", out)
+}
+
+// wrap breaks text into lines of at most width bytes, if its words let it: Debian's changelogs have no longer ones.
+func wrap(text string, width int, newline string) string {
+	var out strings.Builder
+	column := 0
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i == 0:
+		case column+1+len(word) > width:
+			out.WriteString(newline)
+			column = 0
+		default:
+			out.WriteString(" ")
+			column++
+		}
+		out.WriteString(word)
+		column += len(word)
+	}
+	return out.String()
 }
 
 // sbom lists the modules that are linked into the binary, in CycloneDX 1.6. The Go linker records them.
