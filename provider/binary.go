@@ -413,6 +413,20 @@ func (b binary) done() {
 	}
 }
 
+// unstage removes the staged binary, once its last user is done: nothing is going to be installed.
+func (h *host) unstage() {
+	h.turn <- struct{}{}
+	defer h.unlock()
+	s := h.staged
+	if s == nil {
+		return
+	}
+	h.staged, s.retired = nil, true
+	if s.users == 0 {
+		s.drop()
+	}
+}
+
 // trial gives a binary to plan with and changes nothing on the host: where the carried one is going to be
 // installed, it is run from a temporary directory.
 func (h *host) trial(ctx context.Context) (binary, error) {

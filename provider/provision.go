@@ -173,6 +173,9 @@ func (e *ends) preflight(ctx context.Context, req plan.Request) (both[plan.Reply
 	return replies, t.all()
 }
 
+// unstage removes what preflight has put on the hosts for a while.
+func (e *ends) unstage() { onBoth(func(role plan.Role) { e.host(role).unstage() }) }
+
 // unreachable lists the hosts that do not answer.
 func (e *ends) unreachable(ctx context.Context) (names []string) {
 	for _, role := range roles {
@@ -282,14 +285,14 @@ func (j *job) run(ctx context.Context) (outcome, diag.Diagnostics) {
 		}
 	}
 	replies, diags := j.preflight(ctx, plan.Request{Rotate: j.rotate, Password: j.password})
-	if diags.HasError() {
-		return out, diags
+	if !diags.HasError() {
+		diags.Append(j.foreign(replies)...)
 	}
-	diags.Append(j.foreign(replies)...)
-	if j.create {
+	if j.create && !diags.HasError() {
 		diags.Append(j.existing(replies)...)
 	}
 	if diags.HasError() {
+		j.unstage()
 		return out, diags
 	}
 

@@ -113,6 +113,9 @@ func TestNothingIsChangedUnlessBothHostsAgree(t *testing.T) {
 	if out.installed {
 		t.Error("something was installed")
 	}
+	if left := append(l.source.staged(), l.backup.staged()...); left != nil {
+		t.Errorf("left behind: %q", left)
+	}
 	l.source.bare()
 	l.backup.bare()
 }
