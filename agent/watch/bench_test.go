@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package watch
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// benchFiles is how many files one round creates: fewer events than the kernel's queue holds.
+const benchFiles = 2000
+
+// BenchmarkEvents creates empty files in 20 directories and waits until all have been reported. What
+// it allocates is the watcher's, for benchFiles files.
+func BenchmarkEvents(b *testing.B) {
+	for _, backend := range []string{"inotify", "fanotify"} {
+		b.Run(backend, func(b *testing.B) {
+			root, cookies := b.TempDir(), b.TempDir()
+			for i := range 20 {
+				if err := os.Mkdir(fmt.Sprintf("%s/d%02d", root, i), 0o755); err != nil {
+					b.Fatal(err)
+				}
+			}
+			w, err := New(Options{Root: root, Backend: backend, CookieDir: cookies})
+			if err != nil {
+				b.Skip(err)
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			done := make(chan error)
+			go func() { done <- w.Run(ctx) }()
+			<-w.Ready()
+			paths := make([][]byte, benchFiles)
+			for i := range paths {
+				paths[i] = fmt.Appendf(nil, "%s/d%02d/file-of-usual-length-%d\x00", root, i%20, i)
+			}
+			events, rounds := 0, 0
+			b.ReportAllocs()
+			for b.Loop() {
+				rounds++
+				for _, p := range paths {
+					create(b, p)
+				}
+				events += waitCookie(b, w, cookies, rounds)
+				b.StopTimer()
+				for _, p := range paths {
+					if err := os.Remove(string(p[:len(p)-1])); err != nil {
+						b.Fatal(err)
+					}
+				}
+				waitCookie(b, w, cookies, -rounds)
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
+			b.ReportMetric(float64(events)/float64(rounds*benchFiles), "events/file")
+			cancel()
+			for range w.Reports() {
+			}
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// create makes an empty file without allocating.
+func create(b *testing.B, path []byte) {
+	fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(unix.AT_FDCWD&(1<<32-1)), uintptr(unsafe.Pointer(&path[0])), unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o644, 0, 0)
+	if errno != 0 {
+		b.Fatal(errno)
+	}
+	_ = unix.Close(int(fd))
+}
+
+func waitCookie(b *testing.B, w Watcher, dir string, n int) (events int) {
+	name := fmt.Sprint("c", n)
+	if err := os.WriteFile(dir+"/"+name, nil, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(dir + "/" + name)
+	for r := range w.Reports() {
+		if r.Fault != nil {
+			b.Fatal(r.Fault)
+		}
+		for i := range r.Events {
+			if r.Events[i].Cookie == name {
+				return events
+			}
+			events++
+		}
+	}
+	b.Fatal("ended")
+	return 0
+}
+
+// BenchmarkStart is the time until a tree of 20,000 directories is watched.
+func BenchmarkStart(b *testing.B) {
+	root := b.TempDir()
+	for i := range 200 {
+		for j := range 99 {
+			if err := os.MkdirAll(fmt.Sprintf("%s/%d/%d", root, i, j), 0o755); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for _, backend := range []string{"inotify", "fanotify"} {
+		b.Run(backend, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				w, err := New(Options{Root: root, Backend: backend})
+				if err != nil {
+					b.Skip(err)
+				}
+				ctx, cancel := context.WithCancel(b.Context())
+				done := make(chan error)
+				go func() { done <- w.Run(ctx) }()
+				<-w.Ready()
+				b.StopTimer()
+				cancel()
+				for range w.Reports() {
+				}
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
