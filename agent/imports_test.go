@@ -33,6 +33,8 @@ var mayImport = map[string][]string{
 	"agent/transfer":  {"agent/queue"},
 	"agent/replicate": {"agent/pair", "agent/watch", "agent/queue", "agent/transfer", "agent/metrics", "agent/hooks"},
 	"provider":        {"agent/pair", "agent/plan"},
+	// The program that tests put in the place of lockstep on a host.
+	"provider/internal/fakelockstep": {"agent/pair", "agent/plan"},
 }
 
 // pure packages do no I/O, so that they give the same answer on every machine and in every front end.
