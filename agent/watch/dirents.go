@@ -40,7 +40,7 @@ func listDir(path string, files int) listing {
 		l.err = err
 		return l
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	var st unix.Statx_t
 	if l.err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); l.err != nil {
 		return l

@@ -308,13 +308,45 @@ func TestRootThatIsNotThereYet(t *testing.T) {
 	})
 }
 
+// TestCookieDirectoryMayBeAnywhere has it inside the root, around the root, and made anew.
+func TestCookieDirectoryMayBeAnywhere(t *testing.T) {
+	t.Parallel()
+	backends(t, func(t *testing.T, backend string) {
+		for name, rel := range map[string]string{"inside": "run/cookies", "around": "../../"} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				f := newFixture(t)
+				f.dir += "/around"
+				f.do(os.MkdirAll(f.path("a/b"), 0o755))
+				f.do(os.MkdirAll(f.path(rel), 0o755))
+				f.cookieDir = f.path(rel)
+				f.watch(backend)
+				f.do(os.WriteFile(f.path("a/f"), nil, 0o644))
+				if events := f.sync(); !covered(events, "a/f") {
+					t.Errorf("events:%s", describe(events))
+				}
+			})
+		}
+		t.Run("made anew", func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.watch(backend)
+			f.sync()
+			f.do(os.RemoveAll(f.path("../cookies")))
+			f.do(os.Mkdir(f.path("../cookies"), 0o755))
+			f.sync()
+		})
+	})
+}
+
 func TestNewRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for want, o := range map[string]Options{
 		"not an absolute path": {Root: "relative"},
 		`unknown backend "kqueue"; want auto, fanotify or inotify`: {Root: dir, Backend: "kqueue"},
-		"cookie directory": {Root: dir, CookieDir: filepath.Join(dir, "none")},
+		"cookie directory: ":             {Root: dir, CookieDir: filepath.Join(dir, "none")},
+		"cannot be the cookie directory": {Root: dir, CookieDir: dir},
 	} {
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("New(%+v): %v, want %q", o, err, want)

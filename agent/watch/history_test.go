@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // state is what a mirror would copy of one path. The times of directories are left out: they change with their
@@ -252,7 +253,7 @@ func (f *fixture) randomOp(rnd *rand.Rand) {
 		return f.path(name())
 	}
 	path := side()
-	switch rnd.IntN(14) {
+	switch rnd.IntN(15) {
 	case 0, 1:
 		_ = os.MkdirAll(path, 0o755)
 	case 2:
@@ -278,6 +279,8 @@ func (f *fixture) randomOp(rnd *rand.Rand) {
 		} else {
 			_ = os.Chmod(path, 0o700|fs.FileMode(rnd.IntN(64)))
 		}
+	case 14:
+		_ = unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, side(), unix.RENAME_EXCHANGE)
 	case 13:
 		_ = os.Symlink("../"+fmt.Sprint("d", rnd.IntN(5)), path)
 	}

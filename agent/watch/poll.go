@@ -7,6 +7,7 @@ package watch
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"strings"
 	"time"
@@ -208,19 +209,19 @@ func (p *poller) scan(ctx context.Context, path, base string, e *Exclude) polled
 	s := scanner{ctx: ctx, exclude: e, seed: p.seed, since: time.Now().Add(-p.race)}
 	r := polled{known: true, dirs: 1}
 	fd, err := openDir(unix.AT_FDCWD, path)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		rel := strings.TrimPrefix(path+"/", base)
 		s.dir(fd, strings.TrimSuffix(rel, "/"))
 		_ = unix.Close(fd)
 		r.sum, r.racy, r.dirs = s.sum, s.racy, s.dirs
-	case unix.ENOTDIR: // a file that another one is mounted on
+	case errors.Is(err, unix.ENOTDIR): // a file that another one is mounted on
 		if st, err := lstat(path); err == nil {
 			s.add(path, &st)
 			r.sum, r.racy = s.sum, s.racy
 		}
-	case unix.ENOENT, unix.ELOOP, unix.EACCES:
-		// Gone, or not ours to read: that has an event in the directory above, or is polled there.
+	case gone(err), errors.Is(err, unix.EACCES):
+		// That has an event in the directory above, or is polled there; or it is not ours to read.
 	default:
 		r.racy = true
 	}
@@ -252,7 +253,7 @@ func (s *scanner) dir(fd int, rel string) {
 		}
 		var st unix.Stat_t
 		if err := unix.Fstatat(fd, string(name), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			s.racy = s.racy || err != unix.ENOENT
+			s.racy = s.racy || !gone(err)
 			return
 		}
 		if s.exclude.entry(path, isDir(&st)) {
@@ -269,7 +270,7 @@ func (s *scanner) dir(fd int, rel string) {
 	for _, name := range subdirs {
 		child, err := openDir(fd, name)
 		if err != nil {
-			s.racy = s.racy || err != unix.ENOENT && err != unix.EACCES && err != unix.ELOOP && err != unix.ENOTDIR
+			s.racy = s.racy || !gone(err) && !errors.Is(err, unix.EACCES)
 			continue
 		}
 		path := name

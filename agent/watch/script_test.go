@@ -57,7 +57,9 @@ type fixture struct {
 	w       *watcher
 	stop    func()
 	exclude *Exclude
-	each    func(Event) // if set, called for each event as it comes
+	// cookieDir is the directory for cookies.
+	cookieDir string
+	each      func(Event) // if set, called for each event as it comes
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at each report
@@ -74,6 +76,7 @@ func newFixture(t *testing.T) *fixture {
 	for _, d := range []string{"root", "out", "cookies"} {
 		f.do(os.Mkdir(f.path("../"+d), 0o755))
 	}
+	f.cookieDir = f.path("../cookies")
 	return f
 }
 
@@ -103,7 +106,7 @@ func (f *fixture) watch(backend string, vary ...func(*Options, *tuning)) {
 
 func (f *fixture) start(backend string, vary ...func(*Options, *tuning)) {
 	f.t.Helper()
-	o := Options{Root: f.path(""), Backend: backend, Exclude: f.exclude, CookieDir: f.path("../cookies")}
+	o := Options{Root: f.path(""), Backend: backend, Exclude: f.exclude, CookieDir: f.cookieDir}
 	tune := defaultTuning()
 	tune.rootEvery = 20 * time.Millisecond
 	tune.pollEvery = 50 * time.Millisecond
@@ -178,9 +181,9 @@ func (f *fixture) sync() []Event {
 	f.t.Helper()
 	f.serial++
 	name := fmt.Sprint("cookie", f.serial)
-	f.do(os.WriteFile(f.path("../cookies/"+name), nil, 0o644))
+	f.do(os.WriteFile(f.cookieDir+"/"+name, nil, 0o644))
 	f.until("cookie", func() bool { return f.cookies[name] })
-	f.do(os.Remove(f.path("../cookies/" + name)))
+	f.do(os.Remove(f.cookieDir + "/" + name))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	events := f.events

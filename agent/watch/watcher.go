@@ -104,6 +104,9 @@ func newWatcher(o Options, t tuning) (*watcher, error) {
 		}
 		w.opts.CookieDir = dir
 	}
+	if w.opts.CookieDir == w.opts.Root {
+		return nil, fmt.Errorf("watch %q: it cannot be the cookie directory, too", o.Root)
+	}
 	if err := w.find(); err != nil {
 		return w, nil //nolint:nilerr // the root may come later: Run reports it
 	}
@@ -171,15 +174,15 @@ func (w *watcher) Run(ctx context.Context) error {
 		if !errors.Is(err, ErrRootLost) {
 			return err
 		}
-		for wait := w.lose(err); wait; wait = false {
+		for wait := w.lose(err); wait; {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-w.excludeSet:
 				w.exclude = w.takeExclude()
 				w.applied.Add(1)
-				wait = true
 			case <-tick.C:
+				wait = false
 			}
 		}
 	}
@@ -299,14 +302,6 @@ func (w *watcher) rel(path string) (string, bool) {
 		return "", true
 	}
 	return strings.CutPrefix(path, w.base)
-}
-
-// abs is the reverse of rel.
-func (w *watcher) abs(rel string) string {
-	if rel == "" {
-		return w.root.path
-	}
-	return w.base + rel
 }
 
 // emit adds an event to those that flush hands out. Events of one path that follow each other become one.
