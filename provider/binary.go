@@ -293,7 +293,7 @@ type staged struct {
 
 func (s *staged) drop() {
 	s.session.Release()
-	s.session.Wait()
+	_, _ = s.session.Wait()
 }
 
 // stageScript takes a file from standard input into a directory in which programs may run, says where, and

@@ -3,6 +3,7 @@
 package provider
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -283,7 +284,7 @@ func stringMap(items map[string]string) types.Map {
 func with(o types.Object, replace map[string]attr.Value) types.Object {
 	values := maps.Clone(o.Attributes())
 	maps.Copy(values, replace)
-	return types.ObjectValueMust(o.AttributeTypes(nil), values) //nolint:staticcheck // the context is not used
+	return types.ObjectValueMust(o.AttributeTypes(context.Background()), values)
 }
 
 // end is the attribute of one end of the pair.

@@ -21,7 +21,6 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -548,6 +547,3 @@ func shortDuration(d time.Duration) string {
 	}
 	return s
 }
-
-// isUnknown reports whether v is not known yet; for values of any type.
-func isUnknown(v attr.Value) bool { return v != nil && v.IsUnknown() }

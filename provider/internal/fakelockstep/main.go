@@ -36,13 +36,13 @@ func fakeLockstep(version string, args []string) int {
 	f := fakeProgram{root: root, version: version}
 	f.append("calls.log", strings.Join(args, " ")+"\n")
 	f.append("environ.log", strings.Join(os.Environ(), "\n")+"\n")
-	switch {
-	case args[0] == "version":
+	switch args[0] {
+	case "version":
 		fmt.Println("lockstep " + version)
 		return 0
-	case args[0] == "status":
+	case "status":
 		return f.status(args[1])
-	case args[0] == "doctor":
+	case "doctor":
 		text := f.read("doctor.json")
 		if text == "" {
 			text = `{"ok":true,"checks":[{"check":"canary","level":"ok","saw":"it came back"}]}`
@@ -68,7 +68,7 @@ func fakeLockstep(version string, args []string) int {
 			f.do(verb, role, req, &reply)
 		}
 	}
-	json.NewEncoder(os.Stdout).Encode(reply)
+	_ = json.NewEncoder(os.Stdout).Encode(reply)
 	if len(reply.Problems) > 0 {
 		return 1
 	}
@@ -84,7 +84,7 @@ func (f fakeProgram) read(name string) string {
 
 func (f fakeProgram) write(name, text string) {
 	name = filepath.Join(f.root, name)
-	os.MkdirAll(filepath.Dir(name), 0o755)
+	_ = os.MkdirAll(filepath.Dir(name), 0o755)
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		panic(err)
 	}
@@ -95,8 +95,8 @@ func (f fakeProgram) append(name, text string) {
 	if err != nil {
 		panic(err)
 	}
-	defer file.Close()
-	file.WriteString(text)
+	defer file.Close() //nolint:errcheck // a test sees what is missing
+	_, _ = file.WriteString(text)
 }
 
 func (f fakeProgram) status(name string) int {
@@ -140,12 +140,12 @@ func (f fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply 
 	if verb == plan.Destroy {
 		_, err := os.Stat(filepath.Join(f.root, dir))
 		reply.Changed = err == nil
-		os.RemoveAll(filepath.Join(f.root, dir))
-		os.Remove(filepath.Join(f.root, "pairs", name))
+		_ = os.RemoveAll(filepath.Join(f.root, dir))
+		_ = os.Remove(filepath.Join(f.root, "pairs", name))
 		left, _ := os.ReadDir(filepath.Join(f.root, "pairs"))
 		reply.Remaining = len(left)
 		if len(left) == 0 {
-			os.Remove(filepath.Join(f.root, "pairs"))
+			_ = os.Remove(filepath.Join(f.root, "pairs"))
 		}
 		return
 	}

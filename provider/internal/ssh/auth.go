@@ -27,7 +27,7 @@ type identities struct {
 
 func (i *identities) close() {
 	if i.agent != nil {
-		i.agent.Close()
+		_ = i.agent.Close()
 	}
 }
 

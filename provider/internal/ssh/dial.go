@@ -27,7 +27,7 @@ type conn struct {
 	once    sync.Once
 }
 
-func (c *conn) close() { c.once.Do(func() { c.client.Close() }) }
+func (c *conn) close() { c.once.Do(func() { _ = c.client.Close() }) }
 
 func (c *conn) dead() bool {
 	select {
@@ -170,7 +170,7 @@ func (p *Pool) dial(parent context.Context, r *resolved, via *conn) (*conn, erro
 		return nil, p.unreachable(ctx, r, via, err)
 	}
 	// x/crypto/ssh takes no context: the connection is closed under the handshake when time is up.
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
 	sc, chans, reqs, err := gossh.NewClientConn(nc, r.dialAddress(), &gossh.ClientConfig{
 		User:              r.user,
 		Auth:              []gossh.AuthMethod{gossh.PublicKeys(ids.signers...)},
@@ -179,11 +179,11 @@ func (p *Pool) dial(parent context.Context, r *resolved, via *conn) (*conn, erro
 		ClientVersion:     "SSH-2.0-lockstep",
 	})
 	if !stop() && err == nil {
-		sc.Close()
+		_ = sc.Close()
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		nc.Close()
+		_ = nc.Close()
 		var negotiation *gossh.AlgorithmNegotiationError
 		var key *HostKeyError
 		switch {
@@ -239,7 +239,7 @@ func (p *Pool) keepAlive(c *conn, nc net.Conn) {
 	defer close(c.gone)
 	ended := make(chan struct{})
 	go func() {
-		c.client.Wait()
+		_ = c.client.Wait()
 		close(ended)
 	}()
 	tick := time.NewTicker(keepAliveEvery)
@@ -249,14 +249,14 @@ func (p *Pool) keepAlive(c *conn, nc net.Conn) {
 	for {
 		select {
 		case <-ended:
-			nc.Close()
+			_ = nc.Close()
 			return
 		case <-answered:
 			missed, asking = 0, false
 		case <-tick.C:
 			if asking {
 				if missed++; missed >= keepAliveMax {
-					nc.Close() // ends client.Wait, and with it the pending request
+					_ = nc.Close() // ends client.Wait, and with it the pending request
 				}
 				continue
 			}
@@ -307,9 +307,9 @@ func startProxy(r *resolved) (net.Conn, error) {
 // Close ends the command and waits for it.
 func (c *proxy) Close() error {
 	c.once.Do(func() {
-		c.WriteCloser.Close()
+		_ = c.WriteCloser.Close()
 		killGroup(c.cmd)
-		c.cmd.Wait()
+		_ = c.cmd.Wait()
 	})
 	return nil
 }

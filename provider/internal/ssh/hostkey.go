@@ -80,7 +80,7 @@ func (p *Pool) newVerifier(r *resolved) (*verifier, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer os.RemoveAll(dir)
+		defer os.RemoveAll(dir) //nolint:errcheck // in the directory for temporary files
 		name := filepath.Join(dir, "known_hosts")
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			return nil, err

@@ -299,7 +299,7 @@ func (p *Pool) Start(ctx context.Context, host, command string, stdin io.Reader)
 		s.release = sync.OnceFunc(func() { close(s.let) })
 		in, err := session.StdinPipe()
 		if err != nil {
-			session.Close()
+			_ = session.Close()
 			release()
 			return nil, &Error{Host: host, At: c.at, Step: "run", Err: err}
 		}
@@ -307,26 +307,26 @@ func (p *Pool) Start(ctx context.Context, host, command string, stdin io.Reader)
 		session.Stderr = s.stderr
 		p.log.Debug("running", "host", host, "at", c.at, "command", command)
 		if err := session.Start(command); err != nil {
-			session.Close()
+			_ = session.Close()
 			release()
 			return nil, &Error{Host: host, At: c.at, Step: "run", Err: fmt.Errorf("start %q: %w", command, err)}
 		}
 		// The end of a command that was given up is waited for here, until the connection is closed.
 		p.running.Go(func() {
 			stop := context.AfterFunc(ctx, func() {
-				session.Signal(gossh.SIGTERM)
-				session.Close()
+				_ = session.Signal(gossh.SIGTERM)
+				_ = session.Close()
 			})
 			defer stop()
 			s.err = session.Wait()
-			session.Close()
+			_ = session.Close()
 			release()
 			close(s.done)
 		})
 		p.running.Go(func() {
-			defer in.Close()
+			defer in.Close() //nolint:errcheck // the command has ended, or reads the end
 			if stdin != nil {
-				io.Copy(in, stdin) // fails when the command has ended without reading it all
+				_, _ = io.Copy(in, stdin) // fails when the command has ended without reading it all
 			}
 			select {
 			case <-s.let:
