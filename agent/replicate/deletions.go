@@ -384,7 +384,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 	}
 	delete(l.flying, w)
 	l.q.Done(now, w.batch, nil)
-	l.door.deleted(now, n)
+	l.door.deleted(n)
 	l.counters.Kept += int64(len(res.Kept))
 	for _, f := range w.findings {
 		l.latency.add(now.Sub(f.first))

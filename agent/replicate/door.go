@@ -14,9 +14,9 @@ const (
 	// `rm -rf` takes a few microseconds an entry, so it is judged as a whole.
 	burstQuiet = 100 * time.Millisecond
 
-	// burstEnd is how long nothing must have been deleted for the next deletion to be judged by itself. Until
-	// then what was already deleted counts too, so that a slow `rm -rf` cannot trickle through.
-	burstEnd = 10 * time.Second
+	// burstWindow is how long a deletion that was let through counts beside the later ones, so that a slow `rm -rf` cannot
+	// trickle through. It slides: a tree where files come and go all day long must not add up to a mass deletion.
+	burstWindow = 10 * time.Second
 
 	// maxPending bounds the deletions held one by one, at about 150 bytes each. What is past it is counted, and
 	// found again by a full batch.
@@ -71,8 +71,8 @@ type door struct {
 	// recount is set while pending waits for a full comparison to know total better.
 	recount bool
 
-	done     int       // entries let through in this burst
-	lastDone time.Time // when the last was
+	done   int       // entries let through in this burst
+	recent []passage // what done is the sum of, oldest first
 
 	held *heldDeletions
 }
@@ -246,9 +246,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	if n == 0 {
 		return nil
 	}
-	if d.burstOver(now) {
-		d.done = 0
-	}
+	d.recall(now)
 	switch {
 	case v.empty:
 		d.hold(now, v.gone, dropped, "the source directory is empty")
@@ -256,7 +254,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		return nil
 	case !d.over(n):
 		d.done += n
-		d.lastDone = now
+		d.recent = append(d.recent, passage{now, n})
 		return v.gone
 	case !d.counted, d.countedAt.Before(d.arrived):
 		// Over the budget for what was known of the backup, which may have grown since.
@@ -274,7 +272,19 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	}
 }
 
-func (d *door) burstOver(now time.Time) bool { return now.Sub(d.lastDone) >= burstEnd }
+// passage is how many entries were let through at a time.
+type passage struct {
+	at time.Time
+	n  int
+}
+
+// recall forgets what was let through before the window.
+func (d *door) recall(now time.Time) {
+	for len(d.recent) > 0 && now.Sub(d.recent[0].at) >= burstWindow {
+		d.done -= d.recent[0].n
+		d.recent = d.recent[1:]
+	}
+}
 
 // over reports whether n more deletions exceed both limits.
 func (d *door) over(n int) bool {
@@ -322,20 +332,24 @@ func (d *door) approve() []finding {
 	}
 	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.path, b.path) })
 	d.held = nil
-	d.done = 0
+	d.done, d.recent = 0, nil
 	return out
 }
 
 // deleted notes that n entries are gone from the backup.
-func (d *door) deleted(now time.Time, n int) {
+func (d *door) deleted(n int) {
 	d.total = max(0, d.total-n)
-	d.lastDone = now
 }
 
 // failed takes back deletions that were let through and could not be done: they will be judged again.
 func (d *door) failed(now time.Time, fs []finding) {
 	for _, f := range fs {
-		d.done = max(0, d.done-f.count)
+		n := f.count
+		for i := len(d.recent) - 1; i >= 0 && n > 0; i-- {
+			took := min(n, d.recent[i].n)
+			d.recent[i].n, n = d.recent[i].n-took, n-took
+			d.done -= took
+		}
 		d.add(now, f.deletion)
 	}
 }
