@@ -50,7 +50,7 @@ func run(ctx context.Context, binary, dir string, rounds int, only []string, out
 			return fmt.Errorf("%w\nhint: make bench installs rsync and lsyncd and builds lockstep", err)
 		}
 	}
-	b := &bench{dir: dir, sizes: full, compare: equal, samples: map[string][]time.Duration{}}
+	b := &bench{dir: dir, sizes: full, compare: equal, samples: map[string][]time.Duration{}, load: loadNow()}
 	if small {
 		b.sizes = quick
 	}

@@ -82,7 +82,10 @@ func render(rounds []round, b *bench, took time.Duration) string {
 	p("# Benchmarks\n\n")
 	p("Written by `make bench` on %s in %v: %d rounds, contenders in turn, every run ended with a full comparison of both trees\n(content, type, mode, owner, times in nanoseconds). Ratios are to a reference of the same round; absolute times on a shared machine mean little.\n\n",
 		time.Now().UTC().Format("2006-01-02"), took.Round(time.Second), len(rounds))
-	p("Machine: %s. Trees on `%s`.\n\n", machine(), b.dir)
+	p("Machine: %s. Trees on `%s`. Load average before the first round: %s.\n\n", machine(), b.dir, b.load)
+	if b.load.busy() {
+		p("**The machine was busy with other work: these figures are worse than on a quiet one, those of lockstep more than those of lsyncd, which waits a second anyway.**\n\n")
+	}
 	p("U = one empty authenticated rsync connection (TCP_NODELAY at both ends). P = one plain `rsync -a` of the same data. lsyncd runs with delay 1.\nW1: 200 new files of 10 to 100 KB a second. W2: 1000 a second. W3: %d files of 4 KB at once. W4: random churn, 200 operations a second.\nW5: start on %d directories and %d files in step. W6: a file of %d MiB changed every second. W7: %d files of 12 KB at once, then `rm -rf`. W8: 100 atomic saves a second.\n\n",
 		b.sizes.burst, b.sizes.trees, b.sizes.files, b.sizes.big>>20, b.sizes.untar)
 	p("## Goals\n\n| goal | bound | min | median | max | reached |\n|---|---|---|---|---|---|\n")
@@ -128,6 +131,24 @@ func render(rounds []round, b *bench, took time.Duration) string {
 	}
 	return w.String()
 }
+
+// load is the load average of the last minute (proc_loadavg(5)).
+type load float64
+
+func loadNow() load {
+	var l float64
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		if _, err := fmt.Sscan(string(text), &l); err != nil {
+			return load(math.NaN())
+		}
+	}
+	return load(l)
+}
+
+func (l load) String() string { return fmt.Sprintf("%.1f", float64(l)) }
+
+// busy reports whether others used more than half of the machine.
+func (l load) busy() bool { return float64(l) > float64(runtime.NumCPU())/2 }
 
 func machine() string {
 	var u unix.Utsname

@@ -22,7 +22,8 @@ type bench struct {
 	sizes   sizes
 	compare func(src, dst string) error // nil when the trees are equal
 	samples map[string][]time.Duration  // latencies of all rounds, by workload and contender, for the plot
-	wrong   []string                    // runs that did not end with equal trees: a fast wrong run is a failure
+	load    load
+	wrong   []string // runs that did not end with equal trees: a fast wrong run is a failure
 	log     func(format string, args ...any)
 }
 
