@@ -512,7 +512,11 @@ func (j *job) undo(ctx context.Context, before both[plan.Reply], begun both[bool
 		if before.at(role).Exists || !*begun.at(role) {
 			continue
 		}
-		if err := j.destroyOne(ctx, role); err != nil {
+		err := j.destroyOne(ctx, role)
+		if err == nil && role == plan.Backup {
+			err = j.removeEmpty(ctx, before.backup)
+		}
+		if err != nil {
 			diags.Append(hostDiagnostic(role, err))
 			diags.AddAttributeError(path.Root(string(role)), fmt.Sprintf("%s host %q: what this run had made could not be undone", role, h.name),
 				fmt.Sprintf("Parts of pair %q are still there; no data was touched. Terraform marks the pair as tainted. When the cause is gone,\n\n"+
@@ -520,6 +524,22 @@ func (j *job) undo(ctx context.Context, before both[plan.Reply], begun both[bool
 		}
 	}
 	return diags
+}
+
+// removeEmpty removes the backup directory, and those above it, if this run made them and nothing has come into
+// them; destroy leaves directories alone.
+func (j *job) removeEmpty(ctx context.Context, before plan.Reply) error {
+	var made []string
+	for _, c := range before.Changes {
+		if c.Object == "directory" && c.Action == "create" && strings.HasPrefix(j.pair.Backup.Path+"/", c.Path+"/") {
+			made = append(made, c.Path)
+		}
+	}
+	if len(made) == 0 {
+		return nil
+	}
+	slices.SortFunc(made, func(a, b string) int { return len(b) - len(a) })
+	return j.backup.shell(ctx, "remove the empty backup directory", `rmdir -- "$@" 2>/dev/null || true`, made...)
 }
 
 // destroyOne removes the pair from one host.

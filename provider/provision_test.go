@@ -136,6 +136,38 @@ func TestFailureAfterAChangeIsUndoneOnBothHosts(t *testing.T) {
 	}
 }
 
+// A directory that this run made goes again, if nothing has come into it; any other stays.
+func TestUndoLeavesNoEmptyDirectoryAndNoOtherOne(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	l.backup.write("makes-directory", "yes")
+	l.source.problem(plan.Apply, plan.Source, pair.Problem{Path: "service", Msg: "did not start"})
+	fails := func(name string) string {
+		t.Helper()
+		p := dataPair(t)
+		p.Backup.Path = l.backup.path(name)
+		// The source host's key is made, then the backup host, and only then the service fails.
+		j := &job{ends: l.client(nil).ends(p), create: true}
+		if _, diags := j.run(t.Context()); !diags.HasError() {
+			t.Error("it was created")
+		}
+		return p.Backup.Path
+	}
+	l.source.write("fault-late", "yes")
+	if dir := fails("made"); exists(dir) {
+		t.Errorf("%s is left", dir)
+	}
+	l.backup.write("was-there/file", "data")
+	if dir := fails("was-there"); !exists(dir + "/file") {
+		t.Errorf("%s is gone", dir)
+	}
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
 func TestCrashOfTheHostProgramIsToldWithItsLastWords(t *testing.T) {
 	t.Parallel()
 	l := newHosts(t)

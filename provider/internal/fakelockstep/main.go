@@ -56,7 +56,7 @@ func fakeLockstep(version string, args []string) int {
 	reply := plan.Reply{Protocol: plan.Protocol, Changes: []plan.Change{}, Checks: map[string]string{},
 		Versions: map[string]string{"lockstep": version, "rsync": "3.5.0"}, Problems: problems}
 	if len(problems) == 0 {
-		if text := f.read(fmt.Sprintf("fault-%s-%s", verb, role)); text != "" {
+		if text := f.read(fmt.Sprintf("fault-%s-%s", verb, role)); text != "" && !(req.Prepare && f.read("fault-late") != "") {
 			if strings.HasPrefix(text, "crash") {
 				fmt.Fprintln(os.Stderr, "panic: "+text)
 				return 2
@@ -195,7 +195,14 @@ func (f fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply 
 			continue
 		}
 		reply.Changed = true
-		reply.Changes = append(reply.Changes, plan.Change{Object: object, Path: dir + object, Action: "update"})
+		change := plan.Change{Object: object, Path: dir + object, Action: "update"}
+		if object == "directory" && f.read("makes-directory") != "" { // a real one
+			change.Path, change.Action = req.Pair.Backup.Path, "create"
+			if verb == plan.Apply {
+				_ = os.Mkdir(req.Pair.Backup.Path, 0o755)
+			}
+		}
+		reply.Changes = append(reply.Changes, change)
 		if verb == plan.Apply {
 			f.write(dir+object, want[object])
 			reply.Checks[object] = plan.InSync
