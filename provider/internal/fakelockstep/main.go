@@ -56,7 +56,7 @@ func fakeLockstep(version string, args []string) int {
 	reply := plan.Reply{Protocol: plan.Protocol, Changes: []plan.Change{}, Checks: map[string]string{},
 		Versions: map[string]string{"lockstep": version, "rsync": "3.5.0"}, Problems: problems}
 	if len(problems) == 0 {
-		if text := f.read(fmt.Sprintf("fault-%s-%s", verb, role)); text != "" && !(req.Prepare && f.read("fault-late") != "") {
+		if text := f.read(fmt.Sprintf("fault-%s-%s", verb, role)); text != "" && (!req.Prepare || f.read("fault-late") == "") {
 			if strings.HasPrefix(text, "crash") {
 				fmt.Fprintln(os.Stderr, "panic: "+text)
 				return 2
