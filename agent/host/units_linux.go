@@ -19,6 +19,9 @@ import (
 // large tree takes minutes to watch, but the agent tells how far it is.
 const stallTimeout = 60 * time.Second
 
+// slice is what every unit of lockstep runs in; systemd makes it with the first.
+const slice = "lockstep.slice"
+
 // units talks to systemd over D-Bus; the connection is made by the first call and kept.
 type units struct {
 	mu   sync.Mutex
@@ -107,6 +110,12 @@ func (u *units) Do(ctx context.Context, name string, action Action) error {
 		}
 		// A unit that failed stays listed as failed. One that did not has nothing to forget: an error then.
 		_ = conn.ResetFailedUnitContext(ctx, name)
+		// The slice stays active without a unit in it. Whether it goes changes nothing for anybody: an error is none.
+		left, err := conn.ListUnitsByPatternsContext(ctx, []string{"active", "activating", "reloading", "deactivating"}, []string{"lockstep@*.service", "lockstep-rsyncd.service"})
+		if err == nil && len(left) == 0 {
+			name = slice
+			_ = job(conn.StopUnitContext)
+		}
 	case Restart:
 		if err := job(conn.RestartUnitContext); err != nil {
 			return err
