@@ -19,7 +19,8 @@ MIRROR_VERSION := $(firstword $(subst -, ,$(VERSION)))
 STATICCHECK_VERSION := v0.8.2
 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
-PLATFORM  = $(shell go env GOOS)_$(shell go env GOARCH)
+# make before 4.4 does not pass on PATH to $(shell …)
+PLATFORM  = $(shell PATH='$(PATH)' go env GOOS GOARCH | paste -sd_)
 MIRROR   := build/mirror/registry.terraform.io/lockstep-sync/lockstep/$(MIRROR_VERSION)
 LABCTL   := build/labctl
 
@@ -84,13 +85,17 @@ test-unit: ## tests that need neither root nor network, with the race detector
 	@echo 'unit tests'
 	@go test -race -json ./... | go run ./agent/internal/lab/testreport
 
-# Packages with tests that want root, systemd or the lab.
-INTEGRATION = $(shell grep -rlE '^//go:build .*\bintegration\b' --include='*_test.go' agent cmd provider | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
+# Tests that want root, systemd or the lab: those in files with the build tag. (TestOnHost… are run by others
+# of them on a host of the lab.)
+INTEGRATION_FILES = $(shell grep -rlE '^//go:build .*\bintegration\b' --include='*_test.go' agent cmd provider packaging ansible)
+INTEGRATION_TESTS = $(shell grep -hoE '^func Test[A-Za-z0-9_]+' $(INTEGRATION_FILES) | cut -c6- | grep -vE '^Test(Main$$|OnHost)' | paste -sd'|')
+INTEGRATION       = $(addprefix ./,$(sort $(patsubst %/,%,$(dir $(INTEGRATION_FILES)))))
 
 test-lab: mirror ## tests in the lab (root; skipped by name without)
 	@$(MAKE) --no-print-directory build/tools/nfpm || echo 'nfpm could not be built; the tests of the packages will say so'
 	@echo 'lab tests'
-	@go test -tags integration -count=1 -p 1 -timeout 40m -json $(INTEGRATION) | go run ./agent/internal/lab/testreport -v
+	@go test -tags integration -count=1 -p 1 -timeout 40m -run '^($(INTEGRATION_TESTS))$$' -json $(INTEGRATION) \
+		| go run ./agent/internal/lab/testreport -v
 
 check: check-format check-generated ## format, vet, staticcheck, generated files
 	go vet ./...
