@@ -25,6 +25,7 @@ type model struct {
 type flying struct {
 	batch Batch
 	alone bool
+	light map[string]bool // directories that don't hold back what is below
 }
 
 type pathTimes struct {
@@ -92,6 +93,9 @@ func (m *model) next(limit int) {
 			for _, o := range f.batch.Entries {
 				nested := below(e.Path, o.Path) || below(o.Path, e.Path)
 				if f.alone && o.Path != e.Path && !e.Tree && !below(e.Path, o.Path) {
+					nested = false
+				}
+				if f.light[o.Path] && e.Path != o.Path && !below(o.Path, e.Path) {
 					nested = false
 				}
 				if nested {
@@ -165,6 +169,24 @@ func (m *model) alone() {
 	}
 }
 
+// light says of one batch that every other path in it is a directory.
+func (m *model) light(odd int) {
+	for id, f := range m.flying {
+		if f.alone || f.light != nil {
+			continue
+		}
+		f.light = map[string]bool{}
+		for i, e := range f.batch.Entries {
+			if i%2 == odd && !e.Tree {
+				f.light[e.Path] = true
+			}
+		}
+		m.q.Light(f.batch, func(e Entry) bool { return f.light[e.Path] })
+		m.flying[id] = f
+		return
+	}
+}
+
 func (m *model) check() {
 	if m.q.Len() > modelMaxPaths {
 		m.t.Fatalf("%d paths held", m.q.Len())
@@ -223,7 +245,7 @@ func (m *model) run(program []byte) {
 	for len(program) >= 2 {
 		op, arg := program[0], program[1]
 		program = program[2:]
-		switch op % 12 {
+		switch op % 13 {
 		case 0, 1, 2:
 			m.event(modelPath(arg), watch.Modify, false, false)
 		case 3:
@@ -242,6 +264,8 @@ func (m *model) run(program []byte) {
 			m.done(int(arg%3), func(i int) bool { return (int(arg)+i)%3 == 0 })
 		case 11:
 			m.alone()
+		case 12:
+			m.light(int(arg % 2))
 		}
 		m.check()
 	}

@@ -240,6 +240,15 @@ func (q *Queue) Alone(b Batch) {
 	}
 }
 
+// Light says which paths of b are directories that are sent without what is in them: what is below is not held back.
+func (q *Queue) Light(b Batch, directory func(Entry) bool) {
+	for i, n := range b.nodes {
+		if n.flight == inFlight && !b.Entries[i].Tree && directory(b.Entries[i]) {
+			n.flight = inFlightLight
+		}
+	}
+}
+
 // Reserve takes a path with everything below it for a deletion, so that nothing there is handed out until
 // Done. It refuses when something at, above or below it is in flight.
 func (q *Queue) Reserve(now time.Time, path string) (Batch, bool) {
@@ -289,7 +298,7 @@ func (q *Queue) Done(now time.Time, b Batch, again []Again) {
 func (q *Queue) Covers(path string) bool {
 	n := q.root
 	for {
-		if n.tree && n.dirty || n.flight != notInFlight {
+		if n.tree && n.dirty || n.flight != notInFlight && (path == "" || n.flight != inFlightLight) {
 			return true
 		}
 		if path == "" {

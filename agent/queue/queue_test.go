@@ -160,6 +160,33 @@ func TestBigFileInFlightDoesNotHoldBackItsDirectory(t *testing.T) {
 	wantNext(t, q, 200, "d/?")
 }
 
+func TestDirectoryInFlightDoesNotHoldBackWhatIsBelow(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), touch("", "d"))
+	b := wantNext(t, q, 20, " d")
+	q.Add(at(30), touch("d/x", "e"))
+	wantNext(t, q, 50, "")
+	q.Light(b, func(e Entry) bool { return e.Path == "" })
+	side := wantNext(t, q, 50, "e")
+	q.Light(b, func(Entry) bool { return true })
+	below := wantNext(t, q, 50, "d/x")
+	if !q.Covers("d/x/y") || !q.Covers("d") || q.Covers("d/z") {
+		t.Error("Covers:", q.Covers("d/x/y"), q.Covers("d"), q.Covers("d/z"))
+	}
+	q.Add(at(60), touch("d"))
+	q.Done(at(60), b, nil)
+	wantNext(t, q, 100, "") // d lies above d/x
+	if _, ok := q.Reserve(at(100), "d"); ok {
+		t.Error("reserved what is above something in flight")
+	}
+	q.Done(at(100), below, nil)
+	q.Done(at(100), side, nil)
+	q.Done(at(101), wantNext(t, q, 101, "d"), nil)
+	if !q.root.kids.empty() || q.root.busy != 0 {
+		t.Error("nodes are left behind")
+	}
+}
+
 func TestTreeStandsForWhatIsBelow(t *testing.T) {
 	q := newQueue()
 	q.Add(at(0), touch("d/a", "d/b/c", "e"))

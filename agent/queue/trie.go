@@ -32,6 +32,7 @@ const (
 	notInFlight flight = iota
 	inFlight
 	inFlightAlone
+	inFlightLight
 )
 
 // mark is what makes a node dirty, beside the times.
@@ -307,7 +308,8 @@ func (q *Queue) collapseDense(t int64) {
 	// Deepest first: a directory that is dense only because of one child is left alone once the child is a tree.
 	slices.SortStableFunc(dense, func(a, b *node) int { return b.depth() - a.depth() })
 	for _, n := range dense {
-		if q.find(n.path()) != n || n.dirty && n.tree {
+		// The root stands for a comparison of everything, which would find the same paths again.
+		if n.parent == nil || q.find(n.path()) != n || n.dirty && n.tree {
 			continue
 		}
 		switch {
@@ -395,7 +397,7 @@ func (q *Queue) blocked(n *node) bool {
 // covered reports whether something above n is in flight.
 func (q *Queue) covered(n *node) bool {
 	for p := n.parent; p != nil; p = p.parent {
-		if p.flight != notInFlight {
+		if p.flight == inFlight || p.flight == inFlightAlone {
 			return true
 		}
 	}

@@ -49,9 +49,12 @@ type Options struct {
 // Run is called once and blocks until its context ends; everything it started has ended then. Reload may be called at
 // any time from any goroutine.
 type Agent struct {
-	opts    Options
-	reload  chan struct{}
-	watcher func(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error)
+	opts   Options
+	reload chan struct{}
+	// These are the constants of that name; tests have less patience.
+	manyDiffer    int
+	childrenEvery time.Duration
+	watcher       func(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error)
 }
 
 // New checks the options. It opens nothing.
@@ -73,7 +76,7 @@ func New(opts Options) (*Agent, error) {
 	if opts.Notify == nil {
 		opts.Notify = func(string) {}
 	}
-	return &Agent{opts: opts, reload: make(chan struct{}, 1), watcher: newWatcher}, nil
+	return &Agent{opts: opts, reload: make(chan struct{}, 1), watcher: newWatcher, manyDiffer: manyDiffer, childrenEvery: childrenEvery}, nil
 }
 
 // Reload makes the agent read its definition anew.

@@ -32,6 +32,8 @@ type site struct {
 	runtime  string
 	log      *logBuffer
 
+	manyDiffer int // 0: as always
+
 	mu     sync.Mutex
 	notes  []string // what was told to the service manager
 	cancel context.CancelFunc
@@ -90,6 +92,9 @@ func (s *site) start() *site {
 	})
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if s.manyDiffer > 0 {
+		agent.manyDiffer = s.manyDiffer
 	}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	s.agent, s.cancel, s.ended = agent, cancel, make(chan error, 1)

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,7 +15,7 @@ import (
 // childrenEvery is how often our rsync processes are looked at while some run.
 const childrenEvery = 5 * time.Second
 
-// children watches over our child processes.
+// children watches over our rsync processes.
 //
 // Rsync ends by itself when the other side is silent for --timeout, and wakes up at least that often to see. What it cannot
 // notice is that it is stuck itself: stopped by SIGSTOP, or in open(2) of a FIFO that was a file when it was
@@ -46,22 +45,27 @@ func (l *loop) watchChildren(now time.Time) {
 	c := &l.children
 	if len(l.jobs) == 0 {
 		c.seen, c.stuck = nil, time.Time{}
-		c.next = now.Add(childrenEvery)
+		l.retired = nil
+		c.next = now.Add(l.agent.childrenEvery)
 		return
 	}
 	if c.looking || now.Before(c.next) {
 		return
 	}
 	c.looking = true
+	engines := append([]engine{l.eng}, l.retired...)
 	l.group.Go(func() {
-		found := activities()
+		found := map[int]uint64{}
+		for _, eng := range engines {
+			activities(eng.Children(), found)
+		}
 		l.post(func(now time.Time) { l.childrenSeen(now, found) })
 	})
 }
 
 func (l *loop) childrenSeen(now time.Time, found map[int]uint64) {
 	c := &l.children
-	c.looking, c.next = false, now.Add(childrenEvery)
+	c.looking, c.next = false, now.Add(l.agent.childrenEvery)
 	seen := make(map[int]child, len(found))
 	for pid, activity := range found {
 		if l.hooks.runner.Owns(pid) {
@@ -111,30 +115,14 @@ func (l *loop) childrenWake() (time.Time, bool) {
 // healthy reports whether no transfer is stuck beyond what ending it could mend.
 func (l *loop) healthy() bool { return l.children.stuck.IsZero() }
 
-// activities returns, for each of our children, a number that grows whenever it runs: processor time and context
-// switches together (proc(5)).
-func activities() map[int]uint64 {
-	out := map[int]uint64{}
-	lists, err := filepath.Glob("/proc/self/task/*/children") // needs CONFIG_PROC_CHILDREN, which systemd asks for too
-	if err != nil {
-		return nil // only for a malformed pattern
-	}
-	for _, list := range lists {
-		pids, err := os.ReadFile(list)
-		if err != nil {
-			continue // that thread has ended
-		}
-		for _, field := range strings.Fields(string(pids)) {
-			pid, err := strconv.Atoi(field)
-			if err != nil {
-				continue
-			}
-			if n, ok := activity(pid); ok {
-				out[pid] = n
-			}
+// activities notes, for each process, a number that grows whenever it runs: processor time and context switches
+// together (proc(5)).
+func activities(pids []int, out map[int]uint64) {
+	for _, pid := range pids {
+		if n, ok := activity(pid); ok {
+			out[pid] = n
 		}
 	}
-	return out
 }
 
 func activity(pid int) (n uint64, ok bool) {

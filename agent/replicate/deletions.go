@@ -89,6 +89,13 @@ func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspectio
 			in.unknown = append(in.unknown, unreadable{gone[p], "the source could not be read in full"})
 			continue
 		}
+		if counts[p] == 0 {
+			// Nothing of it is on the backup; or it came back between our look and rsync's, and then nothing is known.
+			if _, err := r.Lstat(p); err == nil {
+				in.back = append(in.back, gone[p])
+				continue
+			}
+		}
 		in.gone = append(in.gone, finding{gone[p], counts[p]})
 	}
 	return in

@@ -29,6 +29,7 @@ type engine interface {
 	List(ctx context.Context, r root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result
 	ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result
 	Probe(ctx context.Context) transfer.Result
+	Children() []int // process ids
 }
 
 // rsync is the engine that runs the real thing.
@@ -72,6 +73,8 @@ func (e rsync) ListMissing(ctx context.Context, r root, paths []string, each fun
 }
 
 func (e rsync) Probe(ctx context.Context) transfer.Result { return e.runner.Probe(ctx) }
+
+func (e rsync) Children() []int { return e.runner.Children() }
 
 func handle(r root) *transfer.Root {
 	t, ok := r.(rsyncRoot)

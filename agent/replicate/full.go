@@ -18,6 +18,13 @@ const (
 	// one recursive run over the whole tree is quicker.
 	manyDiffer = 20_000
 
+	// tooMuch is why a full batch runs when the queue stands for the whole tree.
+	tooMuch = "too much changed to tell what"
+
+	// holdBack is how long differences are kept back that may turn out to be too many: a far behind backup shows at once,
+	// and is not to be sent twice.
+	holdBack = time.Second
+
 	// chunk is how many differences go to the loop at a time.
 	chunk = 500
 )
@@ -59,7 +66,7 @@ func (l *loop) requestFull(now time.Time, why string) {
 // startFull begins a full batch that is due.
 func (l *loop) startFull(now time.Time) bool {
 	f := &l.full
-	if f.need == "" && f.schedule != nil && !f.next.IsZero() && !now.Before(f.next) {
+	if f.need == "" && !f.running && f.schedule != nil && !f.next.IsZero() && !now.Before(f.next) {
 		f.need = "schedule"
 	}
 	if at, ok := l.linksDue(); ok && f.need == "" && !f.running && !now.Before(at) {
@@ -112,11 +119,12 @@ type comparison struct {
 }
 
 // compare lists the differences between source and backup. What differs goes to found in chunks, except what is below
-// a directory that is new as a whole. What is only on the backup is returned. Limit bounds the differences; 0 is
-// no limit.
+// a directory that is new as a whole. What is only on the backup is returned. Limit bounds the differences, past which
+// the comparison ends; 0 is no limit.
 func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions, limit int, found func([]transfer.Item)) comparison {
 	var c comparison
 	var items []transfer.Item
+	began := time.Now()
 	newDir := "\x00"
 	c.res = eng.List(ctx, r, opts, func(it transfer.Item) error {
 		if it.Extraneous {
@@ -147,13 +155,13 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 			c.many = true
 			return transfer.ErrStop
 		}
-		if len(items) >= chunk {
+		if len(items) >= chunk && (limit == 0 || time.Since(began) > holdBack) {
 			found(items)
 			items = nil
 		}
 		return nil
 	})
-	if len(items) > 0 {
+	if len(items) > 0 && !c.many {
 		found(items)
 	}
 	c.extra = topMost(c.extra)
@@ -189,7 +197,7 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 func (l *loop) startList(now time.Time) {
 	f := &l.full
 	f.phase, f.listFrom = "compare", now
-	limit := manyDiffer
+	limit := l.agent.manyDiffer
 	if f.recursed {
 		limit = 0
 	}
@@ -220,6 +228,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 	f.listing = now.Sub(f.listFrom)
 	switch {
 	case c.many:
+		if f.need == tooMuch {
+			f.need = "" // the comparison that follows the recursive run finds what is left
+		}
 		l.log.Info("the backup is far behind: the whole tree is sent")
 		f.phase = "send"
 		l.startRecursion(now)

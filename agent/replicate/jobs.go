@@ -186,7 +186,7 @@ func (l *loop) startBatch(now time.Time) bool {
 		// The whole tree: a full batch knows best, and does not keep live changes waiting.
 		l.q.Done(now, b, nil)
 		l.full.valid = false
-		l.requestFull(now, "too much changed to tell what")
+		l.requestFull(now, tooMuch)
 		return true
 	}
 	w := l.newWork(workSend, b)
@@ -300,6 +300,9 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	for path, o := range p.busy {
 		l.open[path] = o
 	}
+	if len(p.light) > 0 {
+		l.q.Light(w.batch, func(e queue.Entry) bool { return p.light[e.Path] })
+	}
 	l.q.Done(now, out, append(again, p.below...))
 	for _, e := range gone {
 		delete(l.open, e.Path)
@@ -317,6 +320,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 // gone takes a path to the door that is not in the source any more.
 func (l *loop) gone(now time.Time, e queue.Entry) {
 	l.ledger.clear(e.Path, true, nil)
+	l.complete(now, e.First, e.Path)
 	if l.door.enabled {
 		l.door.add(now, deletion{path: e.Path, first: e.First})
 	}
@@ -331,11 +335,13 @@ func (l *loop) giveBack(now time.Time, w *work) {
 		return
 	}
 	again := make([]queue.Again, 0, len(w.batch.Entries))
+	l.cutOff(now, w)
 	for _, e := range w.batch.Entries {
 		if w.ledger {
 			l.ledger.postpone(now, e.Path)
 			continue
 		}
+		e.Compare = e.Compare || e.Tree // something may be left over of what was cut off
 		again = append(again, queue.Again{Entry: e, At: now})
 	}
 	l.q.Done(now, w.batch, again)
@@ -390,6 +396,9 @@ func (l *loop) startSlow(now time.Time, w *work) {
 				continue
 			case w.kind == workTree:
 				run.Kind = transfer.Tree
+				if left := linksWalked; !p.severalBelow(r, e.Path, &left) {
+					p.several(transfer.Entry{Nlink: 2, Dev: st.Dev, Ino: st.Ino, ChangeTime: time.Now()})
+				}
 				if e.Compare {
 					opts.Paths = append(opts.Paths, e.Path)
 				}
@@ -517,6 +526,7 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 		}
 		l.ledger.clear(e.Path, e.Tree, failed)
 		delete(l.distrust, e.Path)
+		l.complete(now, w.first, e.Path)
 		if !w.ledger {
 			l.latency.add(now.Sub(e.First))
 		}

@@ -41,6 +41,35 @@ func (p *prepared) several(st transfer.Entry) {
 	p.links[inode{st.Dev, st.Ino}] = st.ChangeTime
 }
 
+// linksWalked is how many entries of a tree are looked at for files with several names. A larger tree counts as if it had one.
+const linksWalked = 100_000
+
+// severalBelow notes the files with several names in a tree that is about to be sent as a whole. It returns false
+// when there are too many entries to look at.
+func (p *prepared) severalBelow(r root, dir string, left *int) bool {
+	names, err := r.Names(dir)
+	if err != nil {
+		return true // sending it tells
+	}
+	if *left -= len(names); *left < 0 {
+		return false
+	}
+	for _, name := range names {
+		path := join(dir, name)
+		st, err := r.Lstat(path)
+		switch {
+		case err != nil:
+		case st.Mode.IsRegular():
+			p.several(st)
+		case st.Mode.IsDir():
+			if !p.severalBelow(r, path, left) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // linked asks for a comparison when a file with several names was changed.
 func (l *loop) linked(files map[inode]time.Time) {
 	for id, changed := range files {

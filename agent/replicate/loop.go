@@ -49,6 +49,7 @@ type loop struct {
 	pair     pair.Pair
 	user     string
 	eng      engine
+	retired  []engine // from before a reload, while their jobs run
 	log      *slog.Logger
 	versions Versions
 	cookies  string
@@ -67,6 +68,7 @@ type loop struct {
 	full     full
 	watch    watchState
 	links    links
+	partials partials
 	open     map[string]openFile
 	distrust map[string]struct{} // paths that must be sent by their contents
 	paused   bool

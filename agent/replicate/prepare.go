@@ -83,6 +83,7 @@ type prepared struct {
 	below []queue.Again   // paths below a tree of the batch that are not in send
 	busy  map[string]openFile
 	dirs  dirTimes
+	light map[string]bool     // directories in send
 	links map[inode]time.Time // files with several names, and when they were changed
 }
 
@@ -154,6 +155,12 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 		p.bytes += st.Size
 	}
 	p.add(r, e)
+	if st.Mode.IsDir() {
+		if p.light == nil {
+			p.light = map[string]bool{}
+		}
+		p.light[e.Path] = true
+	}
 	return fate{}, st
 }
 

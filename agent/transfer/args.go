@@ -14,6 +14,9 @@ import (
 // what is left over in it as extraneous.
 const partialDir = ".~lockstep~"
 
+// PartialDir is the name of that directory, for whoever must clear it away when its file will not be sent again.
+const PartialDir = partialDir
+
 // riskPartial lets partialDir go whatever the rules exclude.
 const riskPartial = "--filter=R " + partialDir
 

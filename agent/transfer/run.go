@@ -250,7 +250,9 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	if err := cmd.Start(); err != nil {
 		return r.notRun(ctx, Result{}, err)
 	}
+	ended := r.children.add(cmd.Process.Pid)
 	err := cmd.Wait()
+	ended()
 	out.flush()
 	errs.flush()
 	status := cmd.ProcessState.ExitCode()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,7 @@ type Runner struct {
 	log      *slog.Logger
 	rules    ruleCache
 	writers  writers
+	children children
 }
 
 // version is that of rsync.
@@ -144,6 +146,33 @@ func (r *Runner) checkCompress(out string) error {
 		return fmt.Errorf("(%s) cannot compress with %s\nhint: set transfer.compress to one of: %s", r.version.text, c, strings.Join(have, ", "))
 	}
 	return nil
+}
+
+// children knows the rsync processes that run.
+type children struct {
+	mu   sync.Mutex
+	pids map[int]bool
+}
+
+func (c *children) add(pid int) (remove func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pids == nil {
+		c.pids = map[int]bool{}
+	}
+	c.pids[pid] = true
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.pids, pid)
+	}
+}
+
+// Children returns the process ids of the rsyncs that run, for whoever watches over them.
+func (r *Runner) Children() []int {
+	r.children.mu.Lock()
+	defer r.children.mu.Unlock()
+	return slices.Collect(maps.Keys(r.children.pids))
 }
 
 // writers knows which runs overlap in time with one that may create temporary files on the backup.

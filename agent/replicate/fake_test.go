@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
+)
+
+// node is a file, with its content, or a directory.
+type node struct {
+	dir  bool
+	data string
+	size int64
+}
+
+// tree is a directory tree by path; the root itself is not in it.
+type tree map[string]node
+
+func (t tree) clone() tree { return maps.Clone(t) }
+
+// below returns the paths below a directory, parents first.
+func (t tree) below(dir string) []string {
+	var out []string
+	for p := range t {
+		if p != dir && isBelow(p, dir) {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, comparePaths)
+	return out
+}
+
+func (t tree) remove(p string) {
+	for _, q := range t.below(p) {
+		delete(t, q)
+	}
+	delete(t, p)
+}
+
+// put makes a node and the directories above it, whatever is in the way.
+func (t tree) put(p string, n node) {
+	for dir, ok := parentOf(p); ok && dir != ""; dir, ok = parentOf(dir) {
+		if old, there := t[dir]; !there || !old.dir {
+			t[dir] = node{dir: true}
+		}
+	}
+	if !n.dir && t[p].dir {
+		t.remove(p)
+	}
+	t[p] = n
+}
+
+// reach reports whether every directory above p is one.
+func (t tree) reach(p string) bool {
+	for dir, ok := parentOf(p); ok && dir != ""; dir, ok = parentOf(dir) {
+		if !t[dir].dir {
+			return false
+		}
+	}
+	return true
+}
+
+// fakeRun is one call of the engine.
+type fakeRun struct {
+	at   time.Duration // since the beginning
+	what string        // send, tree, delete, force, list, missing, probe
+	job  []string
+}
+
+func (r fakeRun) String() string { return fmt.Sprintf("%v %s %q", r.at, r.what, r.job) }
+
+// fakeEngine is a source and a backup in memory, with the rules of package transfer.
+type fakeEngine struct {
+	mu    sync.Mutex
+	began time.Time
+	src   tree
+	dst   tree
+	id    transfer.Identity
+	gone  bool // the source directory
+	open  map[string]bool
+	takes time.Duration
+	runs  []fakeRun
+	// answer may give a result of its own instead of doing a run; nil does it.
+	answer func(what string, paths []string) *transfer.Result
+	// during is called in the middle of a run that sends or deletes.
+	during func(what string, paths []string)
+	locked map[string]bool // cannot be read, or not be looked into
+
+	onDelete func(p string) // for each entry that is deleted on the backup
+}
+
+func newFakeEngine() *fakeEngine {
+	return &fakeEngine{
+		began: time.Now(), src: tree{}, dst: tree{}, id: transfer.Identity{FS: "fsid:fake-1", Ino: 2}, open: map[string]bool{}, locked: map[string]bool{},
+		takes: 10 * time.Millisecond,
+	}
+}
+
+type fakeRoot struct {
+	e  *fakeEngine
+	id transfer.Identity
+}
+
+func (e *fakeEngine) Open() (root, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gone {
+		return nil, &fs.PathError{Op: "open", Path: "/data", Err: fs.ErrNotExist}
+	}
+	return fakeRoot{e, e.id}, nil
+}
+
+func (r fakeRoot) Close() error                         { return nil }
+func (r fakeRoot) Identity() (transfer.Identity, error) { return r.id, nil }
+
+func (r fakeRoot) Empty() (bool, error) {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	if r.e.locked[""] {
+		return false, fs.ErrPermission
+	}
+	return len(r.e.src) == 0, nil
+}
+
+func (r fakeRoot) Lstat(p string) (transfer.Entry, error) {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	return r.e.lstat(p)
+}
+
+func (e *fakeEngine) lstat(p string) (transfer.Entry, error) {
+	if p == "" {
+		return transfer.Entry{Mode: fs.ModeDir}, nil
+	}
+	for dir, ok := parentOf(p); ok; dir, ok = parentOf(dir) {
+		if e.locked[dir] {
+			return transfer.Entry{}, &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrPermission}
+		}
+	}
+	n, ok := e.src[p]
+	if !ok || !e.src.reach(p) {
+		return transfer.Entry{}, fs.ErrNotExist
+	}
+	if n.dir {
+		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2}, nil
+	}
+	return transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1}, nil
+}
+
+func (r fakeRoot) OpenForWriting(p string) bool {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	return r.e.open[p]
+}
+
+func (r fakeRoot) Names(dir string) ([]string, error) {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	var out []string
+	for p := range r.e.src {
+		if parent, ok := parentOf(p); ok && parent == dir {
+			out = append(out, path.Base(p))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// begin notes a run, takes its time, and returns a result if the test has one.
+func (e *fakeEngine) begin(ctx context.Context, what string, paths []string) *transfer.Result {
+	e.mu.Lock()
+	e.runs = append(e.runs, fakeRun{time.Since(e.began), what, slices.Clone(paths)})
+	answer, takes := e.answer, e.takes
+	e.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+		return &transfer.Result{Class: transfer.Stopped, Message: "stopped"}
+	}
+	if answer != nil {
+		return answer(what, paths)
+	}
+	return nil
+}
+
+func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(transfer.Progress)) transfer.Result {
+	what := job.Kind.String()
+	if job.Force {
+		what = "force"
+	}
+	if res := e.begin(ctx, what, job.Paths); res != nil {
+		return *res
+	}
+	if e.during != nil {
+		e.during(what, job.Paths)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var res transfer.Result
+	for _, p := range job.Paths {
+		_, err := e.lstat(p)
+		if job.Kind == transfer.Delete {
+			switch {
+			case err == nil:
+				res.Changed = append(res.Changed, p)
+			case e.src.reach(p):
+				e.drop(p, &res)
+			default:
+				panic("a deletion below something that is no directory: " + p)
+			}
+			continue
+		}
+		if err != nil {
+			res.Changed = append(res.Changed, p)
+			continue
+		}
+		e.send(p, job.Force, &res)
+		if job.Kind == transfer.Tree {
+			for _, q := range e.src.below(p) {
+				e.send(q, false, &res)
+			}
+		}
+	}
+	return res
+}
+
+func (e *fakeEngine) drop(p string, res *transfer.Result) {
+	for _, q := range append(e.dst.below(p), p) {
+		if _, ok := e.dst[q]; !ok {
+			continue
+		}
+		res.Stats.Deleted++
+		if e.onDelete != nil {
+			e.onDelete(q)
+		}
+	}
+	e.dst.remove(p)
+}
+
+func (e *fakeEngine) send(p string, force bool, res *transfer.Result) {
+	if p == "" {
+		return
+	}
+	n := e.src[p]
+	if e.locked[p] {
+		res.Failed = append(res.Failed, transfer.PathFailure{Path: p, Reason: "Permission denied (13)"})
+		return
+	}
+	for _, b := range res.Blocked {
+		if isBelow(p, b) {
+			return
+		}
+	}
+	if old := e.dst[p]; old.dir && !n.dir && len(e.dst.below(p)) > 0 {
+		if !force {
+			res.Blocked = append(res.Blocked, p)
+			return
+		}
+		for _, q := range e.dst.below(p) {
+			e.drop(q, res)
+		}
+	}
+	if old := e.dst[p]; !n.dir && old != n {
+		res.Stats.Transferred++
+	}
+	e.dst.put(p, n)
+}
+
+func (e *fakeEngine) List(ctx context.Context, _ root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result {
+	if res := e.begin(ctx, "list", opts.Paths); res != nil {
+		return *res
+	}
+	paths := opts.Paths
+	if len(paths) == 0 {
+		paths = []string{""}
+	}
+	var res transfer.Result
+	var items []transfer.Item
+	e.mu.Lock()
+	for _, p := range paths {
+		if _, err := e.lstat(p); err != nil {
+			res.Changed = append(res.Changed, p)
+			continue
+		}
+		extra := e.dst.below(p)
+		slices.Reverse(extra) // children first
+		for _, q := range extra {
+			if _, ok := e.src[q]; !ok && opts.Delete {
+				items = append(items, transfer.Item{Path: q, Dir: e.dst[q].dir, Extraneous: true})
+			}
+		}
+		for _, q := range append([]string{p}, e.src.below(p)...) {
+			if q == "" {
+				continue
+			}
+			res.Stats.Files++
+			if e.locked[q] {
+				res.Incomplete = true
+				res.Failed = append(res.Failed, transfer.PathFailure{Path: q, Reason: "Permission denied (13)"})
+				continue
+			}
+			old, there := e.dst[q]
+			if old != e.src[q] {
+				items = append(items, transfer.Item{Path: q, Dir: e.src[q].dir, New: !there})
+			}
+		}
+	}
+	e.mu.Unlock()
+	if len(paths) == 1 && paths[0] == "" {
+		res.Stats.Files++ // the root
+	}
+	for _, it := range items {
+		if res.Incomplete && it.Extraneous {
+			continue // rsync does not delete after an I/O error
+		}
+		if each(it) != nil {
+			return transfer.Result{Class: transfer.Stopped}
+		}
+	}
+	return res
+}
+
+func (e *fakeEngine) ListMissing(ctx context.Context, _ root, paths []string, each func(transfer.Item) error) transfer.Result {
+	if res := e.begin(ctx, "missing", paths); res != nil {
+		return *res
+	}
+	var items []transfer.Item
+	e.mu.Lock()
+	for _, p := range paths {
+		_, err := e.lstat(p)
+		if n, ok := e.dst[p]; ok && err != nil {
+			items = append(items, transfer.Item{Path: p, Dir: n.dir, Extraneous: true})
+		}
+		for _, q := range e.dst.below(p) {
+			items = append(items, transfer.Item{Path: q, Dir: e.dst[q].dir, Extraneous: true})
+		}
+	}
+	e.mu.Unlock()
+	for _, it := range items {
+		if each(it) != nil {
+			return transfer.Result{Class: transfer.Stopped}
+		}
+	}
+	return transfer.Result{}
+}
+
+func (e *fakeEngine) Probe(ctx context.Context) transfer.Result {
+	if res := e.begin(ctx, "probe", nil); res != nil {
+		return *res
+	}
+	return transfer.Result{}
+}
+
+func (e *fakeEngine) Children() []int { return nil }
+
+// count returns how many runs of a kind there were.
+func (e *fakeEngine) count(what string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for _, r := range e.runs {
+		if r.what == what {
+			n++
+		}
+	}
+	return n
+}
+
+// times returns when runs of a kind began.
+func (e *fakeEngine) times(what string) []time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []time.Duration
+	for _, r := range e.runs {
+		if r.what == what {
+			out = append(out, r.at)
+		}
+	}
+	return out
+}
+
+func (e *fakeEngine) setAnswer(f func(what string, paths []string) *transfer.Result) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.answer = f
+}
+
+// fakeWatcher delivers what the test gives it.
+type fakeWatcher struct {
+	reports chan watch.Report
+	ready   chan struct{}
+	end     chan error
+	info    watch.Info
+	exclude *watch.Exclude
+}
+
+func (w *fakeWatcher) Run(ctx context.Context) error {
+	defer close(w.reports)
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-w.end:
+		return err
+	}
+}
+func (w *fakeWatcher) Reports() <-chan watch.Report { return w.reports }
+func (w *fakeWatcher) Ready() <-chan struct{}       { return w.ready }
+func (w *fakeWatcher) Info() watch.Info             { return w.info }
+func (w *fakeWatcher) SetExclude(e *watch.Exclude)  { w.exclude = e }
+
+// rig is a loop between fakes, inside a synctest bubble: time passes only when everything waits.
+type rig struct {
+	t    *testing.T
+	e    *fakeEngine
+	w    *fakeWatcher
+	l    *loop
+	log  *logBuffer
+	told []string
+
+	watchers int   // made so far
+	watchErr error // for the next one
+	cancel   context.CancelFunc
+	ended    chan error
+}
+
+func newRig(t *testing.T, change func(*pair.Pair)) *rig {
+	t.Helper()
+	r := &rig{t: t, e: newFakeEngine(), log: &logBuffer{}}
+	p := pair.Defaults()
+	p.Name = "data"
+	p.Source = pair.Source{Host: "nfs01", Path: "/data"}
+	p.Backup.Host, p.Backup.Path = "backup", "/backup"
+	p.Full.Every = ""
+	p.Complete()
+	if change != nil {
+		change(&p)
+	}
+	agent, err := New(Options{
+		Pair: p, StateDir: t.TempDir(), RuntimeDir: t.TempDir(),
+		Log:    slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Notify: func(s string) { r.told = append(r.told, s) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent.watcher = func(pair.Pair, string, func(int)) (watch.Watcher, error) {
+		r.watchers++
+		if r.watchErr != nil {
+			return nil, r.watchErr
+		}
+		r.w = &fakeWatcher{reports: make(chan watch.Report), ready: make(chan struct{}), end: make(chan error), info: watch.Info{Backend: "fake"}}
+		close(r.w.ready)
+		return r.w, nil
+	}
+	if r.l, err = newLoop(agent, r.e, nil); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// start runs the loop and lets the first full batch come to its end.
+func (r *rig) start() *rig {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	r.cancel, r.ended = cancel, make(chan error, 1)
+	go func() { r.ended <- r.l.run(ctx) }()
+	synctest.Wait()
+	return r
+}
+
+func (r *rig) stop() {
+	r.t.Helper()
+	r.cancel()
+	if err := <-r.ended; err != nil {
+		r.t.Errorf("the loop ended with %v", err)
+	}
+	if r.t.Failed() {
+		r.t.Logf("end of the log:\n%s", r.log.tail(60))
+		for _, run := range r.e.runs[max(0, len(r.e.runs)-60):] {
+			r.t.Log(run)
+		}
+	}
+}
+
+// after lets time pass.
+func (r *rig) after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// events delivers events.
+func (r *rig) events(events ...watch.Event) { r.w.reports <- watch.Report{Events: events} }
+
+// write changes a file in the source and tells of it.
+func (r *rig) write(p, data string) {
+	r.e.mu.Lock()
+	_, was := r.e.src[p]
+	r.e.src.put(p, node{data: data})
+	r.e.mu.Unlock()
+	op := watch.Modify
+	if !was {
+		op |= watch.Create
+	}
+	r.events(watch.Event{Path: p, Op: op})
+}
+
+// rm removes a path with everything below it, and tells of all of it, children first.
+func (r *rig) rm(p string) {
+	r.e.mu.Lock()
+	var events []watch.Event
+	gone := r.e.src.below(p)
+	slices.Reverse(gone)
+	for _, q := range append(gone, p) {
+		events = append(events, watch.Event{Path: q, Op: watch.Delete, Dir: r.e.src[q].dir})
+	}
+	r.e.src.remove(p)
+	r.e.mu.Unlock()
+	r.events(events...)
+}
+
+func (r *rig) status() Status {
+	r.t.Helper()
+	var s Status
+	if err := r.l.call(r.t.Context(), func(now time.Time) { s = r.l.status(now) }); err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+func (r *rig) wantState(want State, words ...string) Status {
+	r.t.Helper()
+	s := r.status()
+	if s.State != want {
+		r.t.Errorf("state is %s (%s), want %s", s.State, s.Reason, want)
+	}
+	for _, w := range words {
+		if !strings.Contains(s.Reason+" "+s.Hint, w) {
+			r.t.Errorf("reason %q, hint %q: nothing about %q", s.Reason, s.Hint, w)
+		}
+	}
+	return s
+}
+
+// wantEqual compares source and backup.
+func (r *rig) wantEqual() {
+	r.t.Helper()
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	if !maps.Equal(r.e.src, r.e.dst) {
+		r.t.Errorf("source %v\nbackup %v", r.e.src, r.e.dst)
+	}
+}
+
+func failure(class transfer.Class, message string) *transfer.Result {
+	return &transfer.Result{Class: class, Status: 1, Message: message, Hint: "mend it"}
+}

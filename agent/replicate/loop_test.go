@@ -1,0 +1,819 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
+)
+
+// bubble runs a test in its own time.
+func bubble(t *testing.T, change func(*pair.Pair), test func(t *testing.T, r *rig)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, change)
+		test(t, r)
+		if r.cancel != nil {
+			r.stop()
+		}
+	})
+}
+
+func TestChangeIsSentAfterItsDelay(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		r.wantState(InStep)
+		r.write("a", "1")
+		r.after(19 * time.Millisecond)
+		if n := r.e.count("send"); n != 0 {
+			t.Errorf("%d runs before the delay was over", n)
+		}
+		r.wantState(Behind, "1 path")
+		r.after(time.Millisecond)
+		if n := r.e.count("send"); n != 1 {
+			t.Errorf("%d runs after the delay", n)
+		}
+		r.after(10 * time.Millisecond)
+		r.wantState(InStep)
+		r.wantEqual()
+		if s := r.status(); s.Latency.Count != 1 || s.Latency.P50 != 0.03 {
+			t.Errorf("latency %+v", s.Latency)
+		}
+	})
+}
+
+func TestDeletionsWaitForTheEndOfTheirBurstAndCreationsDoNot(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("keep", node{data: "1"})
+		for i := range 20 {
+			r.e.src.put(fmt.Sprintf("d/%d", i), node{data: "1"})
+		}
+		r.start()
+		r.after(time.Second)
+		r.wantEqual()
+		for i := range 10 { // a slow rm -rf
+			r.rm(fmt.Sprintf("d/%d", i))
+			r.after(50 * time.Millisecond)
+		}
+		r.write("new", "1")
+		r.after(31 * time.Millisecond)
+		if r.e.dst["new"].data != "1" {
+			t.Error("a creation waits for deletions")
+		}
+		if r.e.count("delete")+r.e.count("missing") > 0 {
+			t.Error("judged in the middle of a burst")
+		}
+		r.after(time.Second)
+		if n := r.e.count("delete"); n != 1 {
+			t.Errorf("%d runs for one burst", n)
+		}
+		r.wantEqual()
+	})
+}
+
+// A path that came and went before it was ever sent costs no deletion.
+func TestWhatTheBackupNeverHadIsNotDeleted(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("keep", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.write("tmp", "1")
+		r.rm("tmp")
+		r.after(time.Second)
+		if n := r.e.count("delete"); n != 0 {
+			t.Errorf("%d deletions", n)
+		}
+		r.wantState(InStep)
+	})
+}
+
+func TestUnreachableBackupIsProbedWithBackOff(t *testing.T) {
+	bubble(t, func(p *pair.Pair) {
+		p.Retry.Initial, p.Retry.Max = pair.Duration(time.Second), pair.Duration(time.Minute)
+	}, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(string, []string) *transfer.Result {
+			return failure(transfer.Transient, "no connection to backup:873")
+		})
+		down := time.Since(r.e.began)
+		r.write("a", "1")
+		r.after(200 * time.Millisecond)
+		r.wantState(Behind) // one failure is not an outage yet
+		r.after(3 * time.Second)
+		r.wantState(Failing, "no connection", "mend it")
+		for i := range 100 {
+			r.write(fmt.Sprintf("f%d", i), "1")
+			r.after(6 * time.Second)
+		}
+		if n := r.e.count("send"); n != 1 {
+			t.Errorf("%d batches were tried while the backup was down", n)
+		}
+		probes := r.e.times("probe")
+		last := down
+		for i, at := range probes {
+			gap := at - last
+			want := min(time.Second<<i, time.Minute)
+			if gap < want*3/4 || gap > want+50*time.Millisecond {
+				t.Errorf("probe %d came after %v, want about %v", i, gap, want)
+			}
+			last = at
+		}
+		if n := len(probes); n < 14 || n > 20 {
+			t.Errorf("%d probes in ten minutes", n)
+		}
+		if n := strings.Count(r.log.String(), "level=WARN"); n > 2 {
+			t.Errorf("%d warnings", n)
+		}
+		r.e.setAnswer(nil)
+		r.after(time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestPermanentFailureIsRetriedSlowlyOrWhenAsked(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Retry.Max = pair.Duration(5 * time.Minute) }, func(t *testing.T, r *rig) {
+		r.e.setAnswer(func(string, []string) *transfer.Result {
+			return failure(transfer.Permanent, "the backup host refuses the password")
+		})
+		r.start()
+		r.after(time.Second)
+		r.wantState(Failing, "password", "mend it")
+		r.after(3 * time.Minute)
+		if n := r.e.count("probe"); n != 0 {
+			t.Errorf("%d tries within three minutes", n)
+		}
+		r.after(3 * time.Minute)
+		if n := r.e.count("probe"); n != 1 {
+			t.Errorf("%d tries within six minutes", n)
+		}
+		r.e.setAnswer(nil)
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Second)
+		r.wantState(InStep)
+	})
+}
+
+func TestFullDiskOnTheBackupRecoversByItself(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				return failure(transfer.NoSpace, "the backup is full")
+			}
+			return nil
+		})
+		for i := range 50 {
+			r.write(fmt.Sprintf("f%d", i), "1")
+		}
+		r.after(10 * time.Second)
+		r.wantState(Failing, "full")
+		if n := r.e.count("send"); n > 6 {
+			t.Errorf("%d tries in ten seconds", n)
+		}
+		r.e.setAnswer(nil)
+		r.after(20 * time.Second)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+// What rsync says and nobody understands must not hold back the paths that have nothing to do with it.
+func TestTransferThatIsNotUnderstoodIsBisected(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		bad := func(what string, paths []string) *transfer.Result {
+			if slices.Contains(paths, "f37") {
+				return failure(transfer.Unknown, "rsync ended with status 99")
+			}
+			return nil
+		}
+		r.e.setAnswer(bad)
+		for i := range 100 {
+			r.e.mu.Lock()
+			r.e.src.put(fmt.Sprintf("f%d", i), node{data: "1"})
+			r.e.mu.Unlock()
+		}
+		var events []watch.Event
+		for i := range 100 {
+			events = append(events, watch.Event{Path: fmt.Sprintf("f%d", i), Op: watch.Create})
+		}
+		r.events(events...)
+		r.after(900 * time.Millisecond)
+		s := r.wantState(Degraded, "f37", "status 99")
+		if s.Ledger.Count != 1 || s.Ledger.Entries[0].Path != "f37" {
+			t.Errorf("ledger: %+v", s.Ledger)
+		}
+		r.e.mu.Lock()
+		if n := len(r.e.dst); n != 99 {
+			t.Errorf("%d of 99 arrived", n)
+		}
+		r.e.mu.Unlock()
+		// Its tries come at growing distances, and other changes go on beside them.
+		before := r.e.count("send")
+		r.after(time.Hour)
+		if n := r.e.count("send") - before; n < 12 || n > 25 {
+			t.Errorf("%d tries in an hour", n)
+		}
+		r.write("other", "1")
+		r.after(100 * time.Millisecond)
+		if r.e.dst["other"].data != "1" {
+			t.Error("a path in the ledger holds back others")
+		}
+		r.e.setAnswer(nil)
+		r.after(6 * time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestWhenNothingIsUnderstoodItIsAnOutage(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			return failure(transfer.Unknown, "rsync ended with status 99")
+		})
+		r.e.mu.Lock()
+		var events []watch.Event
+		for i := range 2000 {
+			r.e.src.put(fmt.Sprintf("f%d", i), node{data: "1"})
+			events = append(events, watch.Event{Path: fmt.Sprintf("f%d", i), Op: watch.Create})
+		}
+		r.e.mu.Unlock()
+		r.events(events...)
+		r.after(time.Minute)
+		r.wantState(Failing, "status 99")
+		if n := r.e.count("send"); n > 100 {
+			t.Errorf("%d runs in a minute", n)
+		}
+		r.e.setAnswer(nil)
+		r.after(10 * time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestLedgerClearsWhenThePathIsGone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.locked["d/secret"] = true
+		r.write("d/secret", "1")
+		r.after(time.Second)
+		s := r.wantState(Degraded, "d/secret", "Permission denied")
+		if e := s.Ledger.Entries[0]; e.Remote || e.Tries == 0 || !e.Next.After(e.Since) {
+			t.Errorf("%+v", e)
+		}
+		r.rm("d/secret")
+		r.after(time.Second)
+		if s := r.wantState(InStep); s.Ledger.Count != 0 {
+			t.Errorf("ledger: %+v", s.Ledger)
+		}
+	})
+}
+
+func TestBackupThatIsAheadIsOnlyTrustedAfterAComparison(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.takes = 10 * time.Second
+		r.e.src.put("a", node{data: "1"})
+		r.e.dst.put("a", node{data: "1"})
+		r.start()
+		r.after(9 * time.Second)
+		r.wantState(Behind, "compared")
+		r.after(2 * time.Second)
+		r.wantState(InStep)
+	})
+}
+
+func TestLiveChangesFlowBesideTheComparison(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.e.mu.Lock()
+		r.e.takes = 5 * time.Millisecond
+		r.e.mu.Unlock()
+		r.after(time.Minute)
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "list" {
+				time.Sleep(time.Hour)
+			}
+			return nil
+		})
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.write("b", "1")
+		r.after(100 * time.Millisecond)
+		if r.e.dst["b"].data != "1" {
+			t.Error("a live change waits for the comparison")
+		}
+		r.wantState(InStep) // an earlier comparison still holds
+		r.e.setAnswer(nil)
+		r.after(2 * time.Hour)
+	})
+}
+
+func TestScheduledFullBatches(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Full.Every = "6h" }, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Minute)
+		r.e.mu.Lock()
+		delete(r.e.dst, "a")
+		r.e.mu.Unlock()
+		r.after(5 * time.Hour)
+		if n := r.e.count("list"); n != 1 {
+			t.Errorf("%d comparisons in five hours", n)
+		}
+		r.after(time.Hour)
+		if n := r.e.count("list"); n != 2 {
+			t.Errorf("%d comparisons in six hours", n)
+		}
+		r.wantEqual()
+		s := r.wantState(InStep)
+		if s.Full.Next == nil || s.Full.Next.Sub(*s.Full.Last) != 6*time.Hour {
+			t.Errorf("next %v, last %v", s.Full.Next, s.Full.Last)
+		}
+	})
+}
+
+func TestFarBehindBackupIsSentByRecursion(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.l.agent.manyDiffer = 300
+		for i := range 302 {
+			r.e.src[fmt.Sprintf("f%d", i)] = node{data: "1"}
+		}
+		r.start()
+		r.after(time.Minute)
+		if r.e.count("tree") != 1 || r.e.count("list") != 2 || r.e.count("send") != 0 {
+			t.Errorf("%d trees, %d comparisons, %d batches", r.e.count("tree"), r.e.count("list"), r.e.count("send"))
+		}
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+// Of what could not be read nobody knows whether it is gone.
+func TestIncompleteComparisonDeletesNothing(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("d/a", node{data: "1"})
+		r.e.src.put("b", node{data: "1"})
+		r.e.dst = r.e.src.clone()
+		r.e.dst.put("extra", node{data: "1"})
+		r.e.locked["d"] = true
+		r.start()
+		r.after(time.Minute)
+		r.wantState(Degraded, "Permission denied")
+		if _, ok := r.e.dst["extra"]; !ok || r.e.dst["d/a"].data != "1" {
+			t.Errorf("backup: %v", r.e.dst)
+		}
+		r.e.mu.Lock()
+		r.e.locked = map[string]bool{}
+		r.e.mu.Unlock()
+		r.after(10 * time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+// chmod 000 on a directory makes its files unreadable, not gone.
+func TestUnreadableDirectoryDeletesNothing(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("d/a", node{data: "1"})
+		r.e.src.put("b", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.mu.Lock()
+		r.e.locked["d"] = true
+		r.e.mu.Unlock()
+		r.events(watch.Event{Path: "d", Op: watch.Attrib, Dir: true}, watch.Event{Path: "d/a", Op: watch.Delete})
+		r.after(time.Second)
+		r.wantState(Degraded, "d")
+		if r.e.dst["d/a"].data != "1" {
+			t.Error("deleted on the backup")
+		}
+		r.e.mu.Lock()
+		r.e.locked = map[string]bool{}
+		r.e.mu.Unlock()
+		r.after(10 * time.Minute)
+		r.wantState(InStep)
+	})
+}
+
+func TestOverflowIsSurvivedAndTold(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("d/a", node{data: "1"})
+		r.e.src.put("other/a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.mu.Lock()
+		r.e.src.put("d/b", node{data: "1"})
+		r.e.src.remove("d/a")
+		before := len(r.e.runs)
+		r.e.mu.Unlock()
+		r.w.reports <- watch.Report{Events: []watch.Event{{Path: "d", Op: watch.Rescan, Dir: true, Tree: true}}, Fault: watch.ErrOverflow}
+		synctest.Wait()
+		r.wantState(Behind)
+		r.after(5 * time.Second)
+		r.wantEqual()
+		if s := r.wantState(InStep); s.Watch.Overflows != 1 {
+			t.Errorf("%d overflows", s.Watch.Overflows)
+		}
+		for _, run := range r.e.runs[before:] {
+			for _, p := range run.job {
+				if isBelow(p, "other") || p == "" {
+					t.Errorf("untouched siblings are scanned: %v", run)
+				}
+			}
+		}
+	})
+}
+
+func TestWatchLimitIsDegraded(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("d/a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.w.reports <- watch.Report{Fault: &watch.LimitError{Sysctl: "fs.inotify.max_user_watches", Have: 10, Need: 500, Unwatched: 490}}
+		synctest.Wait()
+		s := r.wantState(Degraded, "490 directories", "sysctl -w fs.inotify.max_user_watches=500")
+		if len(s.Watch.Faults) != 1 {
+			t.Errorf("faults: %q", s.Watch.Faults)
+		}
+		r.w.reports <- watch.Report{Restored: true}
+		r.after(time.Second)
+		r.wantState(InStep)
+	})
+}
+
+func TestNothingIsDeletedWhileTheSourceIsGone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("d/a", node{data: "1"})
+		r.e.src.put("b", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		// Unmounted: an empty directory of another identity, and the kernel tells of deletions first.
+		src, id := r.e.src.clone(), r.e.id
+		r.e.mu.Lock()
+		r.e.src, r.e.id = tree{}, transfer.Identity{FS: "fsid:fake-2", Ino: 9}
+		r.e.mu.Unlock()
+		r.events(watch.Event{Path: "d/a", Op: watch.Delete}, watch.Event{Path: "b", Op: watch.Delete})
+		r.after(time.Second)
+		r.wantState(Held, "not the provisioned directory", "approve")
+		r.w.reports <- watch.Report{Fault: fmt.Errorf("%w: unmounted", watch.ErrRootLost)}
+		r.after(time.Minute)
+		r.wantState(Held)
+		r.e.mu.Lock()
+		r.e.gone = true
+		r.e.mu.Unlock()
+		r.after(time.Hour)
+		r.wantState(Held)
+		if n := r.e.count("delete"); n != 0 || len(r.e.dst) != 3 {
+			t.Errorf("%d deletions, backup %v", n, r.e.dst)
+		}
+		r.e.mu.Lock()
+		r.e.src, r.e.id, r.e.gone = src, id, false
+		r.e.src.put("new", node{data: "1"})
+		r.e.mu.Unlock()
+		r.w.reports <- watch.Report{Restored: true, Events: []watch.Event{{Op: watch.Rescan, Dir: true, Tree: true}}}
+		r.after(30 * time.Second)
+		r.wantState(InStep)
+		r.wantEqual()
+		if n := r.e.count("delete"); n != 0 {
+			t.Errorf("%d deletions", n)
+		}
+	})
+}
+
+func TestWatcherThatEndsIsStartedAgain(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.watchErr = errors.New("too many open files")
+		r.w.end <- errors.New("broken")
+		r.after(time.Minute)
+		r.wantState(Failing, "too many open files")
+		if n := r.watchers; n < 4 || n > 10 {
+			t.Errorf("%d watchers in a minute", n)
+		}
+		r.e.mu.Lock()
+		r.e.src.put("b", node{data: "unseen"})
+		r.e.mu.Unlock()
+		r.watchErr = nil
+		r.after(time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestWatchdogIsFedAtLeastTwicePerInterval(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.l.agent.opts.Watchdog = time.Minute
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Hour)
+		r.stop()
+		n := 0
+		for _, s := range r.told {
+			if s == "WATCHDOG=1" {
+				n++
+			}
+		}
+		if n < 120 || n > 400 {
+			t.Errorf("%d pings in an hour, with a watchdog of a minute", n)
+		}
+		if !slices.Contains(r.told, "READY=1") || !slices.Contains(r.told, "STATUS=in step") {
+			t.Errorf("told: %q", r.told[:min(len(r.told), 10)])
+		}
+	})
+}
+
+func TestReadyIsToldEvenWhenNothingCanBeDone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.gone = true
+		r.start()
+		r.after(30 * time.Second)
+		if !slices.Contains(r.told, "READY=1") {
+			t.Errorf("told: %q", r.told)
+		}
+		r.wantState(Failing)
+		r.e.mu.Lock()
+		r.e.gone = false
+		r.e.mu.Unlock()
+		r.after(30 * time.Second)
+		r.wantState(InStep)
+	})
+}
+
+func TestRunningTransferMayFinishWhenTheAgentStops(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.takes = 5 * time.Second
+		r.write("b", "1")
+		r.after(time.Second)
+		began := time.Now()
+		r.stop()
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("stopped after %v", d)
+		}
+		r.wantEqual()
+		r.cancel = nil
+	})
+}
+
+func TestTransferThatDoesNotFinishIsEndedWhenTheAgentStops(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.takes = time.Hour
+		r.write("b", "1")
+		r.after(time.Second)
+		began := time.Now()
+		r.stop()
+		if d := time.Since(began); d < stopGrace || d > stopGrace+2*time.Second {
+			t.Errorf("stopped after %v", d)
+		}
+		r.cancel = nil
+	})
+}
+
+func TestSilentTransferMakesUsAskTheBackup(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				time.Sleep(50 * time.Second) // rsync notices late that the link was cut
+			}
+			return failure(transfer.Transient, "no answer")
+		})
+		r.write("b", "1")
+		r.after(9 * time.Second)
+		r.wantState(Behind)
+		r.after(6 * time.Second)
+		r.wantState(Failing, "no answer")
+		r.e.setAnswer(nil)
+		r.after(2 * time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+// The other directions of the same: a slow transfer to a backup that answers is left alone.
+func TestSlowTransferIsLeftAlone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				time.Sleep(10 * time.Minute)
+			}
+			return nil
+		})
+		r.write("b", "1")
+		r.after(9 * time.Minute)
+		r.wantState(Behind)
+		r.after(2 * time.Minute)
+		r.wantState(InStep)
+		if n := r.e.count("send"); n != 2 {
+			t.Errorf("%d runs", n)
+		}
+		if n := r.e.count("probe"); n < 50 || n > 62 {
+			t.Errorf("%d probes in ten minutes", n)
+		}
+	})
+}
+
+func TestPausedAgentSendsNothing(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Paused = true }, func(t *testing.T, r *rig) {
+		r.l.paused = true
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.write("b", "1")
+		r.after(time.Hour)
+		r.wantState(Paused, "resume")
+		if n := len(r.e.runs); n != 0 {
+			t.Errorf("%d runs", n)
+		}
+		if !slices.Contains(r.told, "READY=1") {
+			t.Error("a paused agent is not ready")
+		}
+		if err := r.l.resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Second)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestSwitchedOffEventsAreLeftToTheFullBatch(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Watch.Events = []string{"create", "modify"} }, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.e.src.put("b", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.rm("a")
+		r.write("c", "1")
+		r.after(time.Second)
+		if _, ok := r.e.dst["a"]; !ok {
+			t.Error("deleted although the event is switched off")
+		}
+		if r.e.dst["c"].data != "1" {
+			t.Error("a wanted event was dropped")
+		}
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Second)
+		r.wantEqual()
+	})
+}
+
+func TestOpenFileIsWaitedForWithinMaxDelay(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.mu.Lock()
+		r.e.open["log"] = true
+		r.e.open["quick"] = true
+		r.e.mu.Unlock()
+		r.write("log", "1")
+		r.write("quick", "1")
+		r.after(time.Second)
+		r.e.mu.Lock()
+		delete(r.e.open, "quick")
+		r.e.mu.Unlock()
+		r.after(250 * time.Millisecond)
+		if _, ok := r.e.dst["quick"]; !ok {
+			t.Error("a file that was closed a quarter of a second ago is not sent")
+		}
+		r.after(3 * time.Second)
+		if _, ok := r.e.dst["log"]; ok {
+			t.Error("an open file was sent at once")
+		}
+		r.after(time.Second)
+		if _, ok := r.e.dst["log"]; !ok {
+			t.Error("a file that is never closed was not sent after max_delay")
+		}
+	})
+}
+
+func TestFileThatIsBeingCopiedIsWaitedForLonger(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		grow := func(n int64) {
+			r.e.mu.Lock()
+			old := r.e.src["copy"]
+			r.e.src.put("copy", node{size: old.size + n})
+			r.e.mu.Unlock()
+			r.events(watch.Event{Path: "copy", Op: watch.Create | watch.Modify})
+		}
+		r.e.open["copy"] = true
+		for range 60 {
+			grow(copyRate)
+			r.after(time.Second)
+		}
+		if _, ok := r.e.dst["copy"]; ok {
+			t.Error("a file was sent while it was being copied")
+		}
+		r.after(10 * time.Second) // it stalls
+		if _, ok := r.e.dst["copy"]; !ok {
+			t.Error("a copy that stalls is never sent")
+		}
+	})
+}
+
+func TestBigFilesLeaveASlotForSmallOnes(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(what string, paths []string) *transfer.Result {
+			if len(paths) > 0 && strings.HasPrefix(paths[0], "big") {
+				time.Sleep(time.Hour)
+			}
+			return nil
+		})
+		for i := range 3 {
+			name := fmt.Sprintf("big%d", i)
+			r.e.mu.Lock()
+			r.e.src.put(name, node{size: bigFile})
+			r.e.mu.Unlock()
+			r.events(watch.Event{Path: name, Op: watch.Create})
+		}
+		r.after(time.Second)
+		for i := range 10 {
+			r.write(fmt.Sprintf("small%d", i), "1")
+			r.after(100 * time.Millisecond)
+			if r.e.dst[fmt.Sprintf("small%d", i)].data != "1" {
+				t.Errorf("small file %d waits for big ones", i)
+			}
+		}
+		s := r.status()
+		big := 0
+		for _, j := range s.InFlight {
+			if j.Kind == "big" && !j.Started.IsZero() {
+				big++
+			}
+		}
+		if big != 1 {
+			t.Errorf("%d big files at once with two slots: %+v", big, s.InFlight)
+		}
+		r.after(4 * time.Hour)
+		r.wantEqual()
+	})
+}
+
+func TestHugeBatchIsSplitBySize(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		var events []watch.Event
+		r.e.mu.Lock()
+		for i := range 40 {
+			name := fmt.Sprintf("f%02d", i)
+			r.e.src.put(name, node{size: bigFile - 1})
+			events = append(events, watch.Event{Path: name, Op: watch.Create})
+		}
+		r.e.mu.Unlock()
+		r.events(events...)
+		r.after(time.Second)
+		for _, run := range r.e.runs {
+			if n := len(run.job); n > batchBytes/(bigFile-1) {
+				t.Errorf("%d files in one run", n)
+			}
+		}
+		r.wantEqual()
+	})
+}
