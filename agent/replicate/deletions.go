@@ -182,6 +182,11 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		l.learn(now, in.res)
 		return
 	}
+	for _, f := range in.gone {
+		if f.count == 0 {
+			l.settleParent(now, f.deletion)
+		}
+	}
 	held := l.door.held
 	l.passed = append(l.passed, l.door.judge(now, in.verdict)...)
 	for _, d := range in.back {
@@ -200,6 +205,13 @@ func (l *loop) inspected(now time.Time, in inspection) {
 	if h := l.door.held; h != nil && (held == nil || held.count != h.count) {
 		l.log.Warn("deletions are held", "reason", h.reason, "entries", h.count, "path", firstOf(h.paths()), "hint", l.hint(Held))
 		l.note(now, fmt.Sprintf("%s held: %s", plural(h.count, "deletion"), h.reason))
+	}
+}
+
+// settleParent sends the time stamp of a directory from which something went that the backup never had.
+func (l *loop) settleParent(now time.Time, d deletion) {
+	if parent, ok := parentOf(d.path); ok {
+		l.settleDirs(now, []queue.Entry{{Path: parent, First: d.first}})
 	}
 }
 
@@ -355,8 +367,8 @@ func (l *loop) startDelete(now time.Time, w *work) {
 		if len(job.Paths) > 0 {
 			res = eng.Run(ctx, r, job, l.progressOf(j))
 			for _, f := range findings {
-				// Rsync leaves alone what came back in the last moment, and does not tell.
-				if _, err := r.Lstat(f.path); err == nil && !f.blocked && !slices.Contains(back, f.path) {
+				// Rsync leaves alone what came back in the last moment, or became a directory, and does not tell.
+				if st, err := r.Lstat(f.path); err == nil && (!f.blocked || st.Mode.IsDir()) {
 					back = append(back, f.path)
 				}
 			}
@@ -391,7 +403,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 	}
 	delete(l.flying, w)
 	l.q.Done(now, w.batch, nil)
-	l.door.deleted(n)
+	l.door.deleted(now, n)
 	l.counters.Kept += int64(len(res.Kept))
 	for _, f := range w.findings {
 		l.latency.add(now.Sub(f.first))
@@ -401,7 +413,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 		l.failPath(now, f.Path, false, f.Reason, f.Remote)
 	}
 	for _, p := range back {
-		l.q.Mark(now, w.first, p, true)
+		l.q.Mark(now, w.first, p, true) // twice does no harm
 	}
 	for _, p := range res.Changed {
 		l.q.Mark(now, w.first, p, true)

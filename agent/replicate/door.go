@@ -14,9 +14,10 @@ const (
 	// `rm -rf` takes a few microseconds an entry, so it is judged as a whole.
 	burstQuiet = 100 * time.Millisecond
 
-	// burstWindow is how long a deletion that was let through counts beside the later ones, so that a slow `rm -rf` cannot
-	// trickle through. It slides: a tree where files come and go all day long must not add up to a mass deletion.
-	burstWindow = 10 * time.Second
+	// burstEnd is how long nothing must have been deleted for the next deletion to be judged by itself. Until then what
+	// was already deleted counts too, less what was made: a slow `rm -rf` cannot trickle through at any speed, and a
+	// tree where files come and go all day long does not add up to a mass deletion.
+	burstEnd = 10 * time.Second
 
 	// maxPending bounds the deletions held one by one, at about 150 bytes each. What is past it is counted, and
 	// found again by a full batch.
@@ -71,8 +72,9 @@ type door struct {
 	// recount is set while pending waits for a full comparison to know total better.
 	recount bool
 
-	done   int       // entries let through in this burst
-	recent []passage // what done is the sum of, oldest first
+	done     int       // entries let through in this burst
+	made     int       // entries made on the backup since it began
+	lastDone time.Time // when the last was let through
 
 	held *heldDeletions
 }
@@ -246,7 +248,9 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	if n == 0 {
 		return nil
 	}
-	d.recall(now)
+	if now.Sub(d.lastDone) >= burstEnd {
+		d.done, d.made = 0, 0
+	}
 	switch {
 	case v.empty:
 		d.hold(now, v.gone, dropped, "the source directory is empty")
@@ -254,7 +258,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		return nil
 	case !d.over(n):
 		d.done += n
-		d.recent = append(d.recent, passage{now, n})
+		d.lastDone = now
 		return v.gone
 	case !d.counted, d.countedAt.Before(d.arrived):
 		// Over the budget for what was known of the backup, which may have grown since.
@@ -267,29 +271,24 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		return nil
 	default:
 		d.hold(now, v.gone, dropped, fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
-			d.done+n, d.total+d.done, d.maxFiles, d.maxPercent))
+			d.shrunk()+n, d.total+d.shrunk(), d.maxFiles, d.maxPercent))
 		return nil
-	}
-}
-
-// passage is how many entries were let through at a time.
-type passage struct {
-	at time.Time
-	n  int
-}
-
-// recall forgets what was let through before the window.
-func (d *door) recall(now time.Time) {
-	for len(d.recent) > 0 && now.Sub(d.recent[0].at) >= burstWindow {
-		d.done -= d.recent[0].n
-		d.recent = d.recent[1:]
 	}
 }
 
 // over reports whether n more deletions exceed both limits.
 func (d *door) over(n int) bool {
-	n += d.done
-	return n > d.maxFiles && (!d.counted || n*100 > d.maxPercent*(d.total+d.done))
+	n += d.shrunk()
+	return n > d.maxFiles && (!d.counted || n*100 > d.maxPercent*(d.total+d.shrunk()))
+}
+
+// shrunk is by how much the backup is smaller than when the burst began.
+func (d *door) shrunk() int { return max(0, d.done-d.made) }
+
+// created notes that n entries are new on the backup.
+func (d *door) created(n int) {
+	d.total += n
+	d.made += n
 }
 
 // hold keeps deletions until they are approved or lapse.
@@ -332,24 +331,20 @@ func (d *door) approve() []finding {
 	}
 	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.path, b.path) })
 	d.held = nil
-	d.done, d.recent = 0, nil
+	d.done, d.made = 0, 0
 	return out
 }
 
 // deleted notes that n entries are gone from the backup.
-func (d *door) deleted(n int) {
+func (d *door) deleted(now time.Time, n int) {
 	d.total = max(0, d.total-n)
+	d.lastDone = now
 }
 
 // failed takes back deletions that were let through and could not be done: they will be judged again.
 func (d *door) failed(now time.Time, fs []finding) {
 	for _, f := range fs {
-		n := f.count
-		for i := len(d.recent) - 1; i >= 0 && n > 0; i-- {
-			took := min(n, d.recent[i].n)
-			d.recent[i].n, n = d.recent[i].n-took, n-took
-			d.done -= took
-		}
+		d.done = max(0, d.done-f.count)
 		d.add(now, f.deletion)
 	}
 }

@@ -221,11 +221,15 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 			case e.src.reach(p):
 				e.drop(p, &res)
 			default:
-				panic("a deletion below something that is no directory: " + p)
+				res.Changed = append(res.Changed, e.top(p))
 			}
 			continue
 		}
 		if err != nil {
+			res.Changed = append(res.Changed, p)
+			continue
+		}
+		if job.Force && e.src[p].dir {
 			res.Changed = append(res.Changed, p)
 			continue
 		}
@@ -237,6 +241,16 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 		}
 	}
 	return res
+}
+
+// top is the uppermost part of an absent path that is missing or no directory.
+func (e *fakeEngine) top(p string) string {
+	for i := range p {
+		if p[i] == '/' && !e.src[p[:i]].dir {
+			return p[:i]
+		}
+	}
+	return p
 }
 
 func (e *fakeEngine) drop(p string, res *transfer.Result) {
@@ -490,7 +504,7 @@ func (r *rig) stop() {
 	}
 	if r.t.Failed() {
 		r.t.Logf("end of the log:\n%s", r.log.tail(60))
-		for _, run := range r.e.runs[max(0, len(r.e.runs)-60):] {
+		for _, run := range r.e.runs[max(0, len(r.e.runs)-120):] {
 			r.t.Log(run)
 		}
 	}
@@ -503,7 +517,16 @@ func (r *rig) after(d time.Duration) {
 }
 
 // events delivers events.
-func (r *rig) events(events ...watch.Event) { r.w.reports <- watch.Report{Events: events} }
+func (r *rig) events(events ...watch.Event) {
+	told := fakeRun{at: time.Since(r.e.began), what: "events"}
+	for _, e := range events {
+		told.job = append(told.job, fmt.Sprintf("%s %d dir=%v tree=%v", e.Path, e.Op, e.Dir, e.Tree))
+	}
+	r.e.mu.Lock()
+	r.e.runs = append(r.e.runs, told)
+	r.e.mu.Unlock()
+	r.w.reports <- watch.Report{Events: events}
+}
 
 // write changes a file in the source and tells of it.
 func (r *rig) write(p, data string) {

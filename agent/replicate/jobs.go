@@ -17,9 +17,10 @@ import (
 type work struct {
 	kind     workKind
 	batch    queue.Batch
-	first    time.Time // the oldest of its paths is dirty since
-	findings []finding // for workDelete and workForce
-	ledger   bool      // a retry of paths in the ledger
+	first    time.Time       // the oldest of its paths is dirty since
+	findings []finding       // for workDelete and workForce
+	ledger   bool            // a retry of paths in the ledger
+	light    map[string]bool // directories of a batch that are sent without what is in them
 }
 
 type workKind int
@@ -269,7 +270,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 		case fateLater:
 			again = append(again, queue.Again{Entry: e, At: now})
 		case fateUnreadable:
-			l.failPath(now, e.Path, e.Tree, f.reason, false)
+			l.failEntry(now, e, f.reason, false)
 		}
 	}
 	for path, f := range p.apart {
@@ -300,6 +301,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	for path, o := range p.busy {
 		l.open[path] = o
 	}
+	w.light = p.light
 	if len(p.light) > 0 {
 		l.q.Light(w.batch, func(e queue.Entry) bool { return p.light[e.Path] })
 	}
@@ -321,8 +323,11 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 func (l *loop) gone(now time.Time, e queue.Entry) {
 	l.ledger.clear(e.Path, true, nil)
 	l.complete(now, e.First, e.Path)
+	d := deletion{path: e.Path, first: e.First}
 	if l.door.enabled {
-		l.door.add(now, deletion{path: e.Path, first: e.First})
+		l.door.add(now, d)
+	} else {
+		l.settleParent(now, d)
 	}
 }
 
@@ -524,9 +529,14 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 		if failedAbove(failed, e.Path) {
 			continue // the ledger has what stands for it
 		}
-		l.ledger.clear(e.Path, e.Tree, failed)
+		if !w.light[e.Path] || !l.ledger.wants(e.Path, e.Tree, e.Compare) {
+			l.ledger.clear(e.Path, e.Tree, failed)
+		}
 		delete(l.distrust, e.Path)
 		l.complete(now, w.first, e.Path)
+		if e.Created {
+			l.door.created(1)
+		}
 		if !w.ledger {
 			l.latency.add(now.Sub(e.First))
 		}
@@ -584,6 +594,14 @@ func (l *loop) settleDirs(now time.Time, dirs []queue.Entry) {
 	}
 }
 
+// failEntry notes an entry of the queue that could not be sent, with all that the queue knew of it.
+func (l *loop) failEntry(now time.Time, e queue.Entry, reason string, remote bool) {
+	l.failPath(now, e.Path, e.Tree, reason, remote)
+	if e.Compare {
+		l.ledger.compare(e.Path)
+	}
+}
+
 // failPath notes a path that could not be sent.
 func (l *loop) failPath(now time.Time, path string, tree bool, reason string, remote bool) {
 	side := "the source host cannot read it"
@@ -614,7 +632,7 @@ func (l *loop) bisect(now time.Time, w *work, res transfer.Result) {
 		e := w.batch.Entries[0]
 		delete(l.flying, w)
 		l.q.Done(now, w.batch, nil)
-		l.failPath(now, e.Path, e.Tree, res.Message, true)
+		l.failEntry(now, e, res.Message, true)
 		return
 	}
 	l.log.Warn("a transfer ended in a way that is not understood; its paths are sent in two halves", "paths", n, "status", res.Status, "err", res.Message)

@@ -66,6 +66,12 @@ func (l *ledger) compare(path string) {
 	}
 }
 
+// wants reports whether the entry of a directory asks for more than what was done.
+func (l *ledger) wants(path string, tree, compare bool) bool {
+	e := l.entries[path]
+	return e != nil && (e.Tree && !tree || e.compare && !compare)
+}
+
 // clear forgets a path that was sent or is gone; with tree everything below it too, except what failed.
 func (l *ledger) clear(path string, tree bool, failed map[string]bool) {
 	if len(l.entries) == 0 {
