@@ -95,6 +95,7 @@ type fakeEngine struct {
 	open  map[string]bool
 	takes time.Duration
 	runs  []fakeRun
+	told  []fakeRun // events, for the log of a failed test
 	// answer may give a result of its own instead of doing a run; nil does it.
 	answer func(what string, paths []string) *transfer.Result
 	// during is called in the middle of a run that sends or deletes.
@@ -504,7 +505,9 @@ func (r *rig) stop() {
 	}
 	if r.t.Failed() {
 		r.t.Logf("end of the log:\n%s", r.log.tail(60))
-		for _, run := range r.e.runs[max(0, len(r.e.runs)-120):] {
+		all := append(slices.Clone(r.e.runs), r.e.told...)
+		slices.SortStableFunc(all, func(a, b fakeRun) int { return int(a.at - b.at) })
+		for _, run := range all[max(0, len(all)-120):] {
 			r.t.Log(run)
 		}
 	}
@@ -523,7 +526,7 @@ func (r *rig) events(events ...watch.Event) {
 		told.job = append(told.job, fmt.Sprintf("%s %d dir=%v tree=%v", e.Path, e.Op, e.Dir, e.Tree))
 	}
 	r.e.mu.Lock()
-	r.e.runs = append(r.e.runs, told)
+	r.e.told = append(r.e.told, told)
 	r.e.mu.Unlock()
 	r.w.reports <- watch.Report{Events: events}
 }
