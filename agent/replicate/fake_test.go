@@ -207,8 +207,11 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 	if res := e.begin(ctx, what, job.Paths); res != nil {
 		return *res
 	}
-	if e.during != nil {
-		e.during(what, job.Paths)
+	e.mu.Lock()
+	during := e.during
+	e.mu.Unlock()
+	if during != nil {
+		during(what, job.Paths)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -415,6 +418,13 @@ func (e *fakeEngine) setAnswer(f func(what string, paths []string) *transfer.Res
 	e.answer = f
 }
 
+// set changes the engine while it is in use.
+func (e *fakeEngine) set(f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f()
+}
+
 // fakeWatcher delivers what the test gives it.
 type fakeWatcher struct {
 	reports chan watch.Report
@@ -447,6 +457,7 @@ type rig struct {
 	log  *logBuffer
 	told []string
 
+	mu       sync.Mutex
 	watchers int   // made so far
 	watchErr error // for the next one
 	cancel   context.CancelFunc
@@ -468,12 +479,14 @@ func newRig(t *testing.T, change func(*pair.Pair)) *rig {
 	agent, err := New(Options{
 		Pair: p, StateDir: t.TempDir(), RuntimeDir: t.TempDir(),
 		Log:    slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Notify: func(s string) { r.told = append(r.told, s) },
+		Notify: func(s string) { r.mu.Lock(); r.told = append(r.told, s); r.mu.Unlock() },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	agent.watcher = func(pair.Pair, string, func(int)) (watch.Watcher, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.watchers++
 		if r.watchErr != nil {
 			return nil, r.watchErr
@@ -511,6 +524,13 @@ func (r *rig) stop() {
 			r.t.Log(run)
 		}
 	}
+}
+
+// toldManager is what the service manager was told so far.
+func (r *rig) toldManager() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.told)
 }
 
 // after lets time pass.
@@ -556,6 +576,20 @@ func (r *rig) rm(p string) {
 	r.e.src.remove(p)
 	r.e.mu.Unlock()
 	r.events(events...)
+}
+
+// backup is the content of a file on the backup.
+func (r *rig) backup(p string) string {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	return r.e.dst[p].data
+}
+
+func (r *rig) onBackup(p string) bool {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	_, ok := r.e.dst[p]
+	return ok
 }
 
 func (r *rig) status() Status {

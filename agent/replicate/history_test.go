@@ -19,7 +19,8 @@ import (
 // historyRig plays a random history against fakes: operations, lost events, transfers that fail, open files.
 type historyRig struct {
 	*rig
-	rng    *rand.Rand
+	rng    *rand.Rand // used with the engine locked
+	pace   *rand.Rand
 	n      int
 	pinned []string // never touched
 }
@@ -148,7 +149,10 @@ func (h *historyRig) rename(from, to string) []watch.Event {
 // trouble lets some runs fail.
 func (h *historyRig) trouble(rng *rand.Rand) func(string, []string) *transfer.Result {
 	return func(what string, paths []string) *transfer.Result {
-		switch n := rng.IntN(100); {
+		h.mu.Lock()
+		n := rng.IntN(100)
+		h.mu.Unlock()
+		switch {
 		case n < 6:
 			return failure(transfer.Transient, "cut off")
 		case n < 8:
@@ -177,7 +181,7 @@ func playHistory(t *testing.T, seed uint64) {
 	h := &historyRig{rig: newRig(t, func(p *pair.Pair) {
 		p.Delete.MaxFiles, p.Delete.MaxPercent = 1_000_000, 100
 		p.Retry.Initial, p.Retry.Max = pair.Duration(100*time.Millisecond), pair.Duration(5*time.Second)
-	}), rng: rand.New(rand.NewPCG(seed, 1))}
+	}), rng: rand.New(rand.NewPCG(seed, 1)), pace: rand.New(rand.NewPCG(seed, 4))}
 	h.pinned = []string{"pin", "keep/pin"}
 	for _, p := range h.pinned {
 		h.e.src.put(p, node{data: "pinned"})
@@ -204,7 +208,10 @@ func playHistory(t *testing.T, seed uint64) {
 	if seed%4 == 0 {
 		inner := rand.New(rand.NewPCG(seed, 3)) // things happen in the middle of a run, too
 		h.e.during = func(string, []string) {
-			if inner.IntN(4) == 0 {
+			h.mu.Lock()
+			now := inner.IntN(4) == 0
+			h.mu.Unlock()
+			if now {
 				if events := h.step(); len(events) > 0 {
 					go h.events(events...)
 				}
@@ -216,13 +223,13 @@ func playHistory(t *testing.T, seed uint64) {
 		events := h.step()
 		switch {
 		case len(events) == 0:
-		case seed%5 == 0 && h.rng.IntN(20) == 0: // the kernel lost them
+		case seed%5 == 0 && h.pace.IntN(20) == 0: // the kernel lost them
 			h.w.reports <- watch.Report{Fault: watch.ErrOverflow, Events: []watch.Event{{Op: watch.Rescan, Dir: true, Tree: true}}}
 		default:
 			h.events(events...)
 		}
-		if h.rng.IntN(5) == 0 {
-			h.after(time.Duration(h.rng.IntN(200)) * time.Millisecond)
+		if h.pace.IntN(5) == 0 {
+			h.after(time.Duration(h.pace.IntN(200)) * time.Millisecond)
 		}
 	}
 	h.e.mu.Lock()

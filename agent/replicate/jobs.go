@@ -421,7 +421,9 @@ func (l *loop) startSlow(now time.Time, w *work) {
 		if len(run.Paths) == 0 {
 			return
 		}
-		res := eng.Run(ctx, r, run, l.progressOf(j))
+		runCtx, done := whileThere(ctx, r, run.Paths)
+		res := eng.Run(runCtx, r, run, l.progressOf(j))
+		done()
 		var c comparison
 		if len(opts.Paths) > 0 && res.Class == transfer.Done {
 			l.post(func(now time.Time) { j.kind, j.progress = "compare", transfer.Progress{} })
@@ -445,6 +447,41 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			}
 		})
 	})
+}
+
+// whileThere returns a context that ends when none of the paths is on disk any more. A big file that is deleted need not be
+// sent to its end, and its deletion would have to wait for that.
+func whileThere(ctx context.Context, r root, paths []string) (runCtx context.Context, done func()) {
+	runCtx, cancel := context.WithCancel(ctx)
+	gone := func() bool {
+		for _, p := range paths {
+			if _, err := r.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+				return false
+			}
+		}
+		return true
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				if gone() {
+					cancel()
+					return
+				}
+			case <-runCtx.Done():
+				return
+			}
+		}
+	}()
+	return runCtx, func() {
+		cancel()
+		<-ended
+	}
 }
 
 // compared takes in the comparison of some trees.

@@ -68,7 +68,7 @@ func TestDeletionsWaitForTheEndOfTheirBurstAndCreationsDoNot(t *testing.T) {
 		}
 		r.write("new", "1")
 		r.after(31 * time.Millisecond)
-		if r.e.dst["new"].data != "1" {
+		if r.backup("new") != "1" {
 			t.Error("a creation waits for deletions")
 		}
 		if r.e.count("delete")+r.e.count("missing") > 0 {
@@ -233,7 +233,7 @@ func TestTransferThatIsNotUnderstoodIsBisected(t *testing.T) {
 		}
 		r.write("other", "1")
 		r.after(100 * time.Millisecond)
-		if r.e.dst["other"].data != "1" {
+		if r.backup("other") != "1" {
 			t.Error("a path in the ledger holds back others")
 		}
 		r.e.setAnswer(nil)
@@ -275,7 +275,7 @@ func TestLedgerClearsWhenThePathIsGone(t *testing.T) {
 		r.e.src.put("a", node{data: "1"})
 		r.start()
 		r.after(time.Second)
-		r.e.locked["d/secret"] = true
+		r.e.set(func() { r.e.locked["d/secret"] = true })
 		r.write("d/secret", "1")
 		r.after(time.Second)
 		s := r.wantState(Degraded, "d/secret", "Permission denied")
@@ -322,7 +322,7 @@ func TestLiveChangesFlowBesideTheComparison(t *testing.T) {
 		}
 		r.write("b", "1")
 		r.after(100 * time.Millisecond)
-		if r.e.dst["b"].data != "1" {
+		if r.backup("b") != "1" {
 			t.Error("a live change waits for the comparison")
 		}
 		r.wantState(InStep) // an earlier comparison still holds
@@ -382,7 +382,7 @@ func TestIncompleteComparisonDeletesNothing(t *testing.T) {
 		r.start()
 		r.after(time.Minute)
 		r.wantState(Degraded, "Permission denied")
-		if _, ok := r.e.dst["extra"]; !ok || r.e.dst["d/a"].data != "1" {
+		if !r.onBackup("extra") || r.backup("d/a") != "1" {
 			t.Errorf("backup: %v", r.e.dst)
 		}
 		r.e.mu.Lock()
@@ -407,7 +407,7 @@ func TestUnreadableDirectoryDeletesNothing(t *testing.T) {
 		r.events(watch.Event{Path: "d", Op: watch.Attrib, Dir: true}, watch.Event{Path: "d/a", Op: watch.Delete})
 		r.after(time.Second)
 		r.wantState(Degraded, "d")
-		if r.e.dst["d/a"].data != "1" {
+		if r.backup("d/a") != "1" {
 			t.Error("deleted on the backup")
 		}
 		r.e.mu.Lock()
@@ -508,17 +508,21 @@ func TestWatcherThatEndsIsStartedAgain(t *testing.T) {
 		r.e.src.put("a", node{data: "1"})
 		r.start()
 		r.after(time.Second)
+		r.mu.Lock()
 		r.watchErr = errors.New("too many open files")
+		r.mu.Unlock()
 		r.w.end <- errors.New("broken")
 		r.after(time.Minute)
 		r.wantState(Failing, "too many open files")
+		r.mu.Lock()
 		if n := r.watchers; n < 4 || n > 10 {
 			t.Errorf("%d watchers in a minute", n)
 		}
+		r.watchErr = nil
+		r.mu.Unlock()
 		r.e.mu.Lock()
 		r.e.src.put("b", node{data: "unseen"})
 		r.e.mu.Unlock()
-		r.watchErr = nil
 		r.after(time.Minute)
 		r.wantState(InStep)
 		r.wantEqual()
@@ -535,7 +539,7 @@ func TestWatchdogIsFedAtLeastTwicePerInterval(t *testing.T) {
 		r.after(time.Hour)
 		r.stop()
 		n := 0
-		for _, s := range r.told {
+		for _, s := range r.toldManager() {
 			if s == "WATCHDOG=1" {
 				n++
 			}
@@ -543,7 +547,7 @@ func TestWatchdogIsFedAtLeastTwicePerInterval(t *testing.T) {
 		if n < 120 || n > 400 {
 			t.Errorf("%d pings in an hour, with a watchdog of a minute", n)
 		}
-		if !slices.Contains(r.told, "READY=1") || !slices.Contains(r.told, "STATUS=in step") {
+		if !slices.Contains(r.toldManager(), "READY=1") || !slices.Contains(r.toldManager(), "STATUS=in step") {
 			t.Errorf("told: %q", r.told[:min(len(r.told), 10)])
 		}
 	})
@@ -554,7 +558,7 @@ func TestReadyIsToldEvenWhenNothingCanBeDone(t *testing.T) {
 		r.e.gone = true
 		r.start()
 		r.after(30 * time.Second)
-		if !slices.Contains(r.told, "READY=1") {
+		if !slices.Contains(r.toldManager(), "READY=1") {
 			t.Errorf("told: %q", r.told)
 		}
 		r.wantState(Failing)
@@ -571,7 +575,7 @@ func TestRunningTransferMayFinishWhenTheAgentStops(t *testing.T) {
 		r.e.src.put("a", node{data: "1"})
 		r.start()
 		r.after(time.Second)
-		r.e.takes = 5 * time.Second
+		r.e.set(func() { r.e.takes = 5 * time.Second })
 		r.write("b", "1")
 		r.after(time.Second)
 		began := time.Now()
@@ -589,7 +593,7 @@ func TestTransferThatDoesNotFinishIsEndedWhenTheAgentStops(t *testing.T) {
 		r.e.src.put("a", node{data: "1"})
 		r.start()
 		r.after(time.Second)
-		r.e.takes = time.Hour
+		r.e.set(func() { r.e.takes = time.Hour })
 		r.write("b", "1")
 		r.after(time.Second)
 		began := time.Now()
@@ -661,7 +665,7 @@ func TestPausedAgentSendsNothing(t *testing.T) {
 		if n := len(r.e.runs); n != 0 {
 			t.Errorf("%d runs", n)
 		}
-		if !slices.Contains(r.told, "READY=1") {
+		if !slices.Contains(r.toldManager(), "READY=1") {
 			t.Error("a paused agent is not ready")
 		}
 		if err := r.l.resume(t.Context()); err != nil {
@@ -682,10 +686,10 @@ func TestSwitchedOffEventsAreLeftToTheFullBatch(t *testing.T) {
 		r.rm("a")
 		r.write("c", "1")
 		r.after(time.Second)
-		if _, ok := r.e.dst["a"]; !ok {
+		if !r.onBackup("a") {
 			t.Error("deleted although the event is switched off")
 		}
-		if r.e.dst["c"].data != "1" {
+		if r.backup("c") != "1" {
 			t.Error("a wanted event was dropped")
 		}
 		if _, err := r.l.sync(t.Context()); err != nil {
@@ -712,15 +716,15 @@ func TestOpenFileIsWaitedForWithinMaxDelay(t *testing.T) {
 		delete(r.e.open, "quick")
 		r.e.mu.Unlock()
 		r.after(250 * time.Millisecond)
-		if _, ok := r.e.dst["quick"]; !ok {
+		if !r.onBackup("quick") {
 			t.Error("a file that was closed a quarter of a second ago is not sent")
 		}
 		r.after(3 * time.Second)
-		if _, ok := r.e.dst["log"]; ok {
+		if r.onBackup("log") {
 			t.Error("an open file was sent at once")
 		}
 		r.after(time.Second)
-		if _, ok := r.e.dst["log"]; !ok {
+		if !r.onBackup("log") {
 			t.Error("a file that is never closed was not sent after max_delay")
 		}
 	})
@@ -738,16 +742,16 @@ func TestFileThatIsBeingCopiedIsWaitedForLonger(t *testing.T) {
 			r.e.mu.Unlock()
 			r.events(watch.Event{Path: "copy", Op: watch.Create | watch.Modify})
 		}
-		r.e.open["copy"] = true
+		r.e.set(func() { r.e.open["copy"] = true })
 		for range 60 {
 			grow(copyRate)
 			r.after(time.Second)
 		}
-		if _, ok := r.e.dst["copy"]; ok {
+		if r.onBackup("copy") {
 			t.Error("a file was sent while it was being copied")
 		}
 		r.after(10 * time.Second) // it stalls
-		if _, ok := r.e.dst["copy"]; !ok {
+		if !r.onBackup("copy") {
 			t.Error("a copy that stalls is never sent")
 		}
 	})
@@ -775,7 +779,7 @@ func TestBigFilesLeaveASlotForSmallOnes(t *testing.T) {
 		for i := range 10 {
 			r.write(fmt.Sprintf("small%d", i), "1")
 			r.after(100 * time.Millisecond)
-			if r.e.dst[fmt.Sprintf("small%d", i)].data != "1" {
+			if r.backup(fmt.Sprintf("small%d", i)) != "1" {
 				t.Errorf("small file %d waits for big ones", i)
 			}
 		}

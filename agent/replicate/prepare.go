@@ -47,7 +47,8 @@ func (w *writers) wait(now time.Time, e queue.Entry, st transfer.Entry) (bool, o
 	o, known := w.known[e.Path]
 	switch elapsed := now.Sub(o.at); {
 	case !known:
-		o = openFile{size: st.Size, at: now, fast: now}
+		// How it grows is known after a window; until then it may be a copy.
+		o = openFile{size: st.Size, at: now, fast: now.Add(copyWindow - copyPause)}
 	case elapsed >= copyWindow:
 		if float64(st.Size-o.size) >= copyRate*elapsed.Seconds() {
 			o.fast = now
@@ -55,7 +56,7 @@ func (w *writers) wait(now time.Time, e queue.Entry, st transfer.Entry) (bool, o
 		o.size, o.at = st.Size, now
 	}
 	age := now.Sub(e.First)
-	copying := e.Created && now.Sub(o.fast) <= copyPause && age < copyMaxWait
+	copying := e.Created && now.Sub(o.fast) < copyPause && age < copyMaxWait
 	return age < w.maxDelay || copying, o
 }
 

@@ -347,7 +347,7 @@ func TestFileThatIsStillBeingWritten(t *testing.T) {
 	s.do(err)
 	defer f.Close()
 	chunk := make([]byte, 64<<10)
-	for range 40 { // 1.2 s, four times max_delay
+	for range 40 { // 1.2 s and more, four times max_delay
 		_, err := f.Write(chunk)
 		s.do(err)
 		if s.onBackup("slow") {
@@ -384,11 +384,11 @@ func TestFileThatIsNeverClosedGoesOut(t *testing.T) {
 
 func TestBigFileDoesNotHoldBackSmallOnes(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, func(p *pair.Pair) { p.Transfer.BandwidthLimit = "8M" })
+	s := newSite(t, func(p *pair.Pair) { p.Transfer.BandwidthLimit = "4M" })
 	s.write("a", "1")
 	s.start()
 	s.equal()
-	s.do(os.WriteFile(s.path("big"), make([]byte, 40<<20), 0o644)) // 5 s
+	s.do(os.WriteFile(s.path("big"), make([]byte, 40<<20), 0o644)) // 10 s
 	s.until("the big file is on its way", func(st Status) bool {
 		for _, j := range st.InFlight {
 			if j.Kind == "big" && j.Percent > 0 && j.ETASeconds > 0 && j.Bytes == 40<<20 {
@@ -532,14 +532,14 @@ func TestEmptyBackupIsFilledByRecursion(t *testing.T) {
 func TestWrittenWhileTheFirstFullBatchIsSent(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, func(p *pair.Pair) { p.Transfer.BandwidthLimit = "4M" })
-	for i := range 20 { // 5 s
+	for i := range 10 { // 2.5 s
 		s.do(os.WriteFile(s.path(fmt.Sprint(i)), make([]byte, 1<<20), 0o644))
 	}
 	s.start()
 	s.until("the full batch sends", func(st Status) bool { return st.Full.Started > 0 && len(st.InFlight) > 0 && s.onBackup("0") })
 	s.write("live", "1")
 	s.until("it arrived", func(Status) bool { return s.onBackup("live") })
-	if s.onBackup("9") {
+	if s.onBackup("8") {
 		t.Error("a live change waits for the full batch")
 	}
 }
@@ -686,7 +686,7 @@ func TestRsyncThatHangsInAFIFO(t *testing.T) {
 	s.wait()
 	// A run that is stopped before it opens the file, and goes on when that is a FIFO.
 	var stalled bool
-	for i := 0; i < 200 && !stalled; i++ {
+	for i := 0; i < 60 && !stalled; i++ {
 		name := fmt.Sprintf("f%d", i)
 		s.write(name, "1")
 		time.Sleep(time.Duration(20+i%30) * time.Millisecond)
