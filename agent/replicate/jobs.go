@@ -152,7 +152,11 @@ func (l *loop) sourceSeen(now time.Time, id transfer.Identity, err error) {
 		s.next = now.Add(time.Second)
 		return
 	}
-	s.ok, s.err, s.failures = true, nil, 0
+	// While another directory was there, the watcher may have taken to it, and not noticed that it was gone again.
+	if s.other {
+		l.restartWatcher(now)
+	}
+	s.ok, s.err, s.failures, s.other = true, nil, 0, false
 	if !first {
 		l.log.Info("the source directory is there", "path", l.pair.Source.Path)
 		l.note(now, "the source directory is there")
@@ -169,7 +173,7 @@ func (l *loop) sourceTrouble(now time.Time, err error) {
 	}
 	var other *errNotProvisioned
 	if errors.As(err, &other) {
-		s.got = other.got
+		s.got, s.other = other.got, true
 	}
 	s.failures++
 	s.ok, s.err = false, err

@@ -103,6 +103,7 @@ type loop struct {
 type source struct {
 	want     *transfer.Identity // nil until the first look
 	got      transfer.Identity  // the one that is there instead
+	other    bool               // another one was there since ok
 	ok       bool
 	looked   bool // at least once
 	err      error
@@ -123,6 +124,8 @@ type watchState struct {
 	failures  int
 	overflows int64
 	dirs      int // watched so far, while not ready
+	end       context.CancelFunc
+	again     bool // it was told to end, and another must follow
 }
 
 func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
@@ -276,7 +279,7 @@ func (l *loop) run(ctx context.Context) error {
 			timer.Reset(min(time.Second, max(0, killAt.Sub(now))+time.Millisecond))
 			continue
 		}
-		if reports == nil && l.watch.failed != nil && !now.Before(l.watch.retry) {
+		if reports == nil && (l.watch.again || l.watch.failed != nil && !now.Before(l.watch.retry)) {
 			reports = l.startWatcher(watchCtx, now)
 		}
 		l.completeFull(now)
@@ -291,6 +294,7 @@ func (l *loop) run(ctx context.Context) error {
 
 // startWatcher runs a new watcher. Its reports end when it does.
 func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Report {
+	l.watch.again = false
 	w, err := l.agent.watcher(l.pair, l.cookies, func(dirs int) {
 		l.post(func(now time.Time) {
 			l.watch.dirs = dirs
@@ -302,6 +306,7 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 		return nil
 	}
 	l.watch.w, l.watch.info, l.watch.ready, l.watch.fault, l.watch.failed = w, w.Info(), false, nil, nil
+	ctx, l.watch.end = context.WithCancel(ctx)
 	l.group.Go(func() {
 		err := w.Run(ctx)
 		if err == nil && ctx.Err() == nil {
@@ -328,6 +333,17 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 		}
 	})
 	return w.Reports()
+}
+
+// restartWatcher puts a new watcher in place of the one that runs.
+func (l *loop) restartWatcher(now time.Time) {
+	if l.watch.end == nil || l.watch.failed != nil {
+		return // one is to come anyway
+	}
+	l.watch.end()
+	l.watch.again, l.watch.ready = true, false
+	l.full.valid = false
+	l.requestFull(now, "the watcher was started again")
 }
 
 // watcherEnded notes that nothing is watched. The next watcher is followed by a full batch.

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package replicate
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+)
+
+// onMount puts a filesystem of its own at the source directory.
+func (s *site) onMount(size string) {
+	s.t.Helper()
+	if os.Geteuid() != 0 {
+		s.t.Skip("mounting needs root")
+	}
+	if err := unix.Mount("lockstep-test", s.src, "tmpfs", 0, "size="+size); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = unix.Unmount(s.src, unix.MNT_DETACH) })
+}
+
+// C23 a and c: the source is unmounted, and another filesystem is mounted there.
+func TestUnmountedSourceDeletesNothing(t *testing.T) {
+	for _, backend := range []string{"inotify", "fanotify"} {
+		t.Run(backend, func(t *testing.T) {
+			s := newSite(t, func(p *pair.Pair) { p.Watch.Backend = backend })
+			keep := filepath.Join(filepath.Dir(s.src), "keep") // a second mount of it keeps its content
+			s.onMount("10m")
+			s.do(os.Mkdir(keep, 0o755))
+			s.do(unix.Mount(s.src, keep, "", unix.MS_BIND, ""))
+			t.Cleanup(func() { _ = unix.Unmount(keep, unix.MNT_DETACH) })
+			for i := range 50 {
+				s.write(filepath.Join("d", string(rune('a'+i%26)), "f"), "x")
+			}
+			s.start()
+			s.equal()
+			for range 3 {
+				// The agent must not keep the filesystem busy.
+				s.do(unix.Unmount(s.src, 0))
+				st := s.untilState(Held)
+				if st.Hint == "" {
+					t.Errorf("held without a hint: %s", st.Reason)
+				}
+				s.write("stray", "written into the mount point")
+				s.until("looked again", func(st Status) bool { return strings.Contains(st.Reason, "provisioned") })
+				if s.onBackup("stray") || !s.onBackup("d/a/f") {
+					t.Fatal("the backup was touched")
+				}
+				s.rm("stray")
+				s.onMount("5m") // another filesystem
+				s.write("wrong", "1")
+				s.until("it is still held", func(st Status) bool { return st.State == Held })
+				time.Sleep(300 * time.Millisecond) // long enough for a batch, if there were one
+				if s.onBackup("wrong") || !s.onBackup("d/a/f") {
+					t.Fatal("the backup was touched")
+				}
+				s.do(unix.Unmount(s.src, 0))
+				s.do(os.WriteFile(filepath.Join(keep, "meanwhile"), []byte(time.Now().String()), 0o644))
+				s.do(unix.Mount(keep, s.src, "", unix.MS_BIND, ""))
+				s.untilState(InStep)
+				s.equal()
+			}
+			if st := s.untilState(InStep); st.Counters.Deleted != 0 {
+				t.Errorf("%d entries were deleted", st.Counters.Deleted)
+			}
+		})
+	}
+}
+
+// C16: a full disk on the backup host is told, and is no end.
+func TestFullDiskOnTheBackup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	s := newSite(t, nil)
+	if err := unix.Mount("lockstep-test", s.dst, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(s.dst, unix.MNT_DETACH) })
+	s.write("small", "1")
+	s.start()
+	s.equal()
+	s.do(os.WriteFile(s.path("large"), make([]byte, 2<<20), 0o644))
+	st := s.untilState(Failing)
+	if st.Outage.Class != "no_space" || !strings.Contains(st.Reason, "full") {
+		t.Errorf("%s, %+v", st.Reason, st.Outage)
+	}
+	s.do(unix.Mount("lockstep-test", s.dst, "tmpfs", unix.MS_REMOUNT, "size=10m"))
+	s.equal()
+	s.untilState(InStep)
+}
