@@ -25,13 +25,14 @@ func (*system) Lock(ctx context.Context, holder string) (Unlock, error) {
 
 func lock(ctx context.Context, path, holder string) (Unlock, error) {
 	for {
-		// Unlock may remove the directory too, so both are made anew at every try.
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return nil, err
-		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+		f, err := openLock(path)
+		if errors.Is(err, os.ErrExist) || errors.Is(err, os.ErrNotExist) { // another holder removed it meanwhile
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(time.Millisecond):
+				continue
+			}
 		}
 		if err != nil {
 			return nil, err
@@ -62,6 +63,15 @@ func lock(ctx context.Context, path, holder string) (Unlock, error) {
 		case <-time.After(lockPoll):
 		}
 	}
+}
+
+// openLock opens the file and makes it, and its directory, where they are missing: Unlock may have removed both.
+// What it finds there and then gone again reads as ErrExist (MkdirAll) or ErrNotExist (OpenFile).
+func openLock(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 }
 
 // sameFile is false when another holder removed the file between our opening and our locking it.
