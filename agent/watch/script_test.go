@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long a test waits for what must come.
@@ -72,12 +74,28 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, dir: t.TempDir(), changed: make(chan struct{}), cookies: map[string]bool{}}
+	f := &fixture{t: t, dir: quietDir(t), changed: make(chan struct{}), cookies: map[string]bool{}}
 	for _, d := range []string{"root", "out", "cookies"} {
 		f.do(os.Mkdir(f.path("../"+d), 0o755))
 	}
 	f.cookieDir = f.path("../cookies")
 	return f
+}
+
+// quietDir returns a directory on a filesystem of its own where the tests may mount one. A fanotify mark is for a
+// whole filesystem: on the one for all temporary files, a compiler at work beside the test overflows the queue.
+func quietDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, "size=256m,mode=0755"); err != nil {
+		return dir
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func (f *fixture) do(err error) {
