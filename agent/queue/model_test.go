@@ -158,7 +158,7 @@ func (m *model) done(pick int, again func(i int) bool) {
 
 func (m *model) alone() {
 	for id, f := range m.flying {
-		if !f.alone && f.light == nil && len(f.batch.Entries) > 0 && !f.batch.Entries[0].Tree {
+		if !f.alone && f.light == nil && len(f.batch.Entries) > 0 {
 			b := m.q.Split(&f.batch, func(e Entry) bool { return e.Path == f.batch.Entries[0].Path })
 			m.q.Alone(b)
 			m.flying[id] = f

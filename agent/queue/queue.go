@@ -123,11 +123,11 @@ func (q *Queue) Add(now time.Time, events []watch.Event) {
 		}
 		flags := mark{ops: e.Op, tree: e.Tree}
 		switch {
-		case e.Op&watch.Delete != 0 && e.Dir:
-			// A directory went away. When one of that name is there again by the time we look, nothing is
-			// known of what is below it, on either side.
+		case e.Op&watch.Delete != 0:
+			// It may have been a directory, even without Dir. When one of that name is there again by the time we
+			// look, nothing is known of what is below it, on either side.
 			flags.tree, flags.compare = true, true
-		case e.Op&watch.Rescan != 0:
+		case e.Op&watch.Rescan != 0 && e.Tree:
 			flags.compare = true
 		}
 		q.add(t, e.Path, flags, t, t+int64(q.opts.Delay))
@@ -228,7 +228,7 @@ func (q *Queue) Split(b *Batch, apart func(Entry) bool) Batch {
 	return out
 }
 
-// Alone says that the paths of b, none of them a tree, will be in flight for long: their parents are no
+// Alone says that the paths of b, each of them a file, will be in flight for long: their parents are no
 // longer held back by them, except as a tree.
 func (q *Queue) Alone(b Batch) {
 	for _, n := range b.nodes {

@@ -220,6 +220,13 @@ func TestTreeNeedsComparisonWhenDeletionsMayHideInIt(t *testing.T) {
 	wantNext(t, q, 20, "d/")
 }
 
+// Inotify may not know that what went was a directory.
+func TestDeletionStandsForAllBelowWhateverItsKind(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), []watch.Event{{Path: "d/x", Op: watch.Modify}, {Path: "d", Op: watch.Delete}, {Path: "d", Op: watch.Create, Dir: true}})
+	wantNext(t, q, 20, "d/?")
+}
+
 func TestWhatIsGivenBackStaysDirty(t *testing.T) {
 	q := newQueue()
 	q.Add(at(0), touch("a", "b"))

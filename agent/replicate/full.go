@@ -270,7 +270,7 @@ func (l *loop) listed(now time.Time, c comparison) {
 // startRecursion sends the whole tree, beside the live changes. It may bring an older version of a file after a newer
 // one was sent live; the comparison that follows finds that.
 func (l *loop) startRecursion(now time.Time) {
-	j := &job{kind: "full", what: "everything", slot: true, slow: true}
+	j := &job{kind: "full", what: "everything", slot: true, slow: true, trees: []string{""}}
 	l.full.job, l.full.recursed = j, true
 	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
 	l.start(now, j, func(ctx context.Context) {

@@ -55,9 +55,10 @@ type job struct {
 	what     string
 	paths    int
 	started  time.Time
-	slot     bool // counts against transfer.parallel
-	slow     bool // may take long
-	can      bool // may be interrupted at any time without a loss
+	slot     bool     // counts against transfer.parallel
+	slow     bool     // may take long
+	can      bool     // may be interrupted at any time without a loss
+	trees    []string // what it sends by recursion
 	progress transfer.Progress
 	sign     time.Time // the last sign of progress
 	bytes    int64
@@ -69,10 +70,14 @@ func (l *loop) start(now time.Time, j *job, f func(ctx context.Context)) {
 	ctx, cancel := context.WithCancel(l.jobsCtx)
 	j.started, j.sign, j.cancel = now, now, cancel
 	l.jobs[j] = struct{}{}
+	l.walked.begin(j.trees)
 	l.group.Go(func() {
 		defer cancel()
 		f(ctx)
-		l.post(func(time.Time) { delete(l.jobs, j) })
+		l.post(func(now time.Time) {
+			delete(l.jobs, j)
+			l.walked.end(now, j.trees)
+		})
 	})
 }
 
@@ -201,7 +206,7 @@ func (l *loop) startBatch(now time.Time) bool {
 
 // startSend looks at every path of w and sends what can be sent at once; the loop finds another way for the rest.
 func (l *loop) startSend(now time.Time, w *work) {
-	j := &job{kind: "send", what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true}
+	j := &job{kind: "send", what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, trees: treesOf(w.batch)}
 	wr := &writers{maxDelay: time.Duration(l.pair.Watch.MaxDelay), known: map[string]openFile{}}
 	for _, e := range w.batch.Entries {
 		if o, ok := l.open[e.Path]; ok {
@@ -246,6 +251,16 @@ func (l *loop) distrusts(entries []queue.Entry) bool {
 		}
 	}
 	return false
+}
+
+func treesOf(b queue.Batch) []string {
+	var out []string
+	for _, e := range b.Entries {
+		if e.Tree {
+			out = append(out, e.Path)
+		}
+	}
+	return out
 }
 
 func nameBatch(b queue.Batch) string {
@@ -376,7 +391,7 @@ func (l *loop) startWaiting(now time.Time, slow bool) bool {
 
 // startSlow sends one big file, or some trees.
 func (l *loop) startSlow(now time.Time, w *work) {
-	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, slow: true}
+	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, slow: true, trees: treesOf(w.batch)}
 	entries := append([]queue.Entry(nil), w.batch.Entries...)
 	checksum := l.distrusts(entries)
 	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
@@ -400,8 +415,8 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			case err != nil:
 				p.apart[e.Path] = fate{kind: fateUnreadable, reason: reasonOf(err)}
 				continue
-			case w.kind == workTree && !st.Mode.IsDir():
-				p.apart[e.Path] = fate{kind: fateLater} // it is a path like any other
+			case (w.kind == workTree) != st.Mode.IsDir():
+				p.apart[e.Path] = fate{kind: fateLater} // it is something else by now
 				continue
 			case w.kind == workTree:
 				run.Kind = transfer.Tree

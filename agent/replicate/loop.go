@@ -69,6 +69,7 @@ type loop struct {
 	watch    watchState
 	links    links
 	partials partials
+	walked   walked
 	open     map[string]openFile
 	distrust map[string]struct{} // paths that must be sent by their contents
 	paused   bool
@@ -139,6 +140,7 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		quit:     make(chan struct{}),
 		open:     map[string]openFile{},
 		distrust: map[string]struct{}{},
+		walked:   walked{},
 		jobs:     map[*job]struct{}{},
 		flying:   map[*work]struct{}{},
 		barriers: map[string]*barrier{},
@@ -364,6 +366,7 @@ func (l *loop) report(now time.Time, r watch.Report) {
 		events = slices.DeleteFunc(events, func(e watch.Event) bool { return !l.wanted(e) })
 	}
 	l.counters.Events += int64(len(events))
+	l.doubt(now, events)
 	l.q.Add(now, events)
 	for i := range events {
 		if c := events[i].Cookie; c != "" {
@@ -419,11 +422,12 @@ func (l *loop) filterEvents() bool { return len(l.pair.Watch.Events) < 5 }
 
 // wanted reports whether an event is of a kind that the definition asks for. What stands for lost events always is.
 func (l *loop) wanted(e watch.Event) bool {
-	if e.Cookie != "" || e.Op&watch.Rescan != 0 || e.Op == 0 {
+	if e.Cookie != "" || e.Op&watch.Rescan != 0 && e.Tree || e.Op == 0 {
 		return true
 	}
 	on := func(name string) bool { return slices.Contains(l.pair.Watch.Events, name) }
-	if e.Op&watch.Move != 0 && on("move") {
+	// What is moved in from outside the tree is told as if it was made, and what is moved out as if it was deleted.
+	if e.Op&(watch.Move|watch.Create) != 0 && on("move") {
 		return true
 	}
 	ops := e.Op

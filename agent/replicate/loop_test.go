@@ -371,6 +371,41 @@ func TestFarBehindBackupIsSentByRecursion(t *testing.T) {
 	})
 }
 
+// A recursive run may send what is gone before its directory is watched. Nothing tells of that but the weak rescan.
+func TestWhatIsGoneFromADirectoryBeforeItIsWatched(t *testing.T) {
+	weak := watch.Event{Path: "d/n", Op: watch.Create | watch.Rescan, Dir: true}
+	for name, far := range map[string]bool{"sent as a tree": false, "sent with everything": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				if far {
+					r.l.agent.manyDiffer = 1
+				} else {
+					r.start()
+				}
+				r.after(time.Second)
+				r.e.set(func() {
+					r.e.src.put("d/n/x", node{data: "1"})
+					r.e.src.put("d/n/y", node{data: "1"})
+				})
+				if far {
+					r.start()
+				} else {
+					r.events(watch.Event{Path: "d", Op: watch.Create, Dir: true, Tree: true})
+				}
+				r.after(100 * time.Millisecond)
+				if !r.onBackup("d/n/x") {
+					t.Fatal("not sent")
+				}
+				r.e.set(func() { r.e.src.remove("d/n/x") })
+				r.events(weak)
+				r.after(3 * time.Second)
+				r.wantEqual()
+				r.wantState(InStep)
+			})
+		})
+	}
+}
+
 // Of what could not be read nobody knows whether it is gone.
 func TestIncompleteComparisonDeletesNothing(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
@@ -697,6 +732,34 @@ func TestSwitchedOffEventsAreLeftToTheFullBatch(t *testing.T) {
 		}
 		r.after(time.Second)
 		r.wantEqual()
+	})
+}
+
+// Inotify tells what is moved in from outside as made, and the watcher does the same for fanotify.
+func TestWhatIsMovedInCountsAsMoved(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Watch.Events = []string{"move"} }, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		r.write("a", "1")
+		r.after(time.Second)
+		if r.backup("a") != "1" {
+			t.Error("a file that was moved in was not sent")
+		}
+	})
+}
+
+// The weak form of a rescan belongs to a directory that was made: it is no reason when that is switched off.
+func TestWeakRescanIsLetThroughOnlyWithWhatItBelongsTo(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Watch.Events = []string{"modify"} }, func(t *testing.T, r *rig) {
+		r.start()
+		r.after(time.Second)
+		r.e.set(func() { r.e.src.put("d", node{dir: true}); r.e.src.put("e/x", node{data: "1"}) })
+		r.events(watch.Event{Path: "d", Op: watch.Create | watch.Rescan, Dir: true},
+			watch.Event{Path: "e", Op: watch.Rescan, Dir: true, Tree: true})
+		r.after(time.Second)
+		if r.onBackup("d") || r.backup("e/x") != "1" {
+			t.Errorf("d on the backup: %v, want false; e/x on the backup: %q, want 1", r.onBackup("d"), r.backup("e/x"))
+		}
 	})
 }
 
