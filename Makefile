@@ -114,12 +114,32 @@ build/tools/nfpm:
 	@mkdir -p build/tools
 	GOBIN=$(CURDIR)/build/tools go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
 
-# What the packages contain beside the binary; goreleaser calls it too.
-.PHONY: generate-packaging packages bench torture
+COMMIT_DATE = $(shell TZ=UTC0 $(GIT) log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
+
+# What the packages contain beside the binary.
+.PHONY: generate-packaging generate-release release-snapshot packages bench torture
 generate-packaging: build
 	@mkdir -p build/release && cp -p build/lockstep_linux_amd64 build/lockstep_linux_arm64 build/release/
-	@for arch in amd64 arm64; do go run ./packaging/build -arch $$arch -version $(VERSION) \
-		-date "$$($(GIT) log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)"; done
+	@for arch in amd64 arm64; do go run ./packaging/build -arch $$arch -provider build/terraform-provider-lockstep -version $(VERSION) \
+		-date "$(COMMIT_DATE)"; done
+
+# What a release has beyond that; goreleaser calls it.
+generate-release: generate-packaging
+	@rm -rf build/collection && mkdir -p build/collection && rm -f build/packaging/lockstep-replication-*.tar.gz
+	@ansible-galaxy collection build --output-path build/collection ansible/ansible_collections/lockstep/replication >/dev/null
+	@go run ./packaging/build -collection build/collection/lockstep-replication-*.tar.gz -date "$(COMMIT_DATE)"
+
+GORELEASER_VERSION := v2.15.0
+
+# The files that a release would have beside those of goreleaser are laid beside them, and the checksums hold for all.
+release-snapshot: ## all files of a release, into dist/: unsigned, unpublished (needs goreleaser and ansible-galaxy)
+	@command -v goreleaser >/dev/null || { echo 'hint: go install github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION)'; exit 1; }
+	goreleaser release --snapshot --clean --skip=publish,sign
+	@cp build/packaging/lockstep-replication-*.tar.gz dist/
+	@cp packaging/terraform-registry-manifest.json dist/terraform-provider-lockstep_$(VERSION)_manifest.json
+	@for name in lockstep terraform-provider-lockstep; do cp build/packaging/$$name.cdx.json dist/$${name}_$(VERSION).cdx.json; done
+	@cd dist && sha256sum --check --quiet terraform-provider-lockstep_*_SHA256SUMS && echo 'dist: every checksum is right'
+	@for arch in amd64 arm64; do cmp build/release/lockstep_linux_$$arch dist/lockstep_linux_$${arch}_v*/lockstep; done
 
 packages: generate-packaging build/tools/nfpm ## deb and rpm for amd64 and arm64, into dist/
 	@mkdir -p dist

@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/coreos/go-systemd/v22/journal"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/replicate"
@@ -55,19 +55,20 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	}
 	p, err := readDefinition(files.definition)
 	if err != nil {
-		return &statusError{exitConfig, err}
+		return cannotStart(std.err, name, err)
 	}
 	if name != "" && p.Name != name {
-		return &statusError{exitConfig, fmt.Errorf("%s: name is %q, want %q as the file is called", files.definition, p.Name, name)}
+		return cannotStart(std.err, name, fmt.Errorf("%s: name is %q, want %q as the file is called", files.definition, p.Name, name))
 	}
 	user, err := readPassword(files.password)
 	if err != nil {
-		return &statusError{exitConfig, fmt.Errorf("password of pair %q: %w", p.Name, err)}
+		return cannotStart(std.err, p.Name, fmt.Errorf("password of pair %q: %w", p.Name, err))
 	}
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return err
 	}
+	log := newLog(std.err, p.Name, *debug)
 	agent, err := replicate.New(replicate.Options{
 		Pair:         p,
 		User:         user,
@@ -76,7 +77,7 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		RuntimeDir:   files.runtime,
 		Rsync:        *rsync,
 		Version:      version,
-		Log:          newLog(std.err, p.Name, *debug),
+		Log:          log,
 		Notify:       notify(),
 		Watchdog:     watchdog,
 		Reload: func() (pair.Pair, string, error) {
@@ -89,7 +90,7 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		},
 	})
 	if err != nil {
-		return &statusError{exitConfig, err}
+		return cannotStart(std.err, p.Name, err)
 	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -106,7 +107,19 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 			}
 		}
 	}()
-	return agent.Run(ctx)
+	log.Info("started", "version", version, "path", p.Source.Path)
+	err = agent.Run(ctx)
+	log.Info("stopped")
+	return err
+}
+
+// cannotStart ends an agent that a restart cannot help. In the journal that is a message with an id.
+func cannotStart(w io.Writer, pair string, err error) error {
+	if direct, no := journal.StderrIsJournalStream(); no != nil || !direct {
+		return &statusError{exitConfig, err}
+	}
+	newLog(w, pair, false).Error("the agent cannot start, and a restart cannot help", "err", err)
+	return &statusError{status: exitConfig}
 }
 
 // complete fills what was not given, first from what systemd says, then from the packaged places.
@@ -151,23 +164,6 @@ func readDefinition(name string) (pair.Pair, error) {
 		return p, fmt.Errorf("%s:\n%w", name, err)
 	}
 	return p, nil
-}
-
-// newLog writes to standard error, which is the journal under systemd. The journal has a time of its own.
-func newLog(w io.Writer, pair string, debug bool) *slog.Logger {
-	opts := &slog.HandlerOptions{}
-	if debug {
-		opts.Level = slog.LevelDebug
-	}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, opts)).With("pair", pair)
 }
 
 // notify sends states to systemd, if it started us.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Build makes what the packages contain beside the binary: compressed manual pages, completions, units, the
-// changelog in nfpm's form and a CycloneDX list of the modules; and it writes an nfpm configuration from the nfpms
+// changelog in nfpm's form and a CycloneDX list of the modules in each binary; and it writes an nfpm configuration from the nfpms
 // section of goreleaser.yaml, so that deb and rpm can be built without goreleaser and both lists cannot differ.
 //
 // It runs in the root of the checkout, writes below build/packaging only, and its output depends on the
@@ -33,24 +33,35 @@ func main() {
 	version := flag.String("version", "0.0.0-dev", "version of the packages")
 	date := flag.String("date", "", "RFC 3339 time stamped on every file; the commit's")
 	arch := flag.String("arch", "amd64", "architecture of the nfpm configuration")
+	provider := flag.String("provider", "", "the Terraform provider's binary, to list its modules too")
+	tarball := flag.String("collection", "", "instead of all else, a built Ansible collection to make reproducible")
 	flag.Parse()
-	if err := run(*binary, *version, *date, *arch); err != nil {
+	if err := run(*binary, *provider, *version, *date, *arch, *tarball); err != nil {
 		fmt.Fprintf(os.Stderr, "packaging/build: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(binary, version, date, arch string) error {
+func run(binary, provider, version, date, arch, tarball string) error {
 	stamp, err := time.Parse(time.RFC3339, date)
 	if err != nil {
 		return fmt.Errorf("-date: %w", err)
+	}
+	if tarball != "" {
+		return collection(tarball, stamp)
 	}
 	for _, step := range []func() error{
 		func() error { return manPages("packaging/man") },
 		func() error { return completions(binary) },
 		func() error { return units(binary) },
 		func() error { return changelog(version, stamp) },
-		func() error { return sbom(binary, version, stamp) },
+		func() error { return sbom("lockstep", binary, version, stamp) },
+		func() error {
+			if provider == "" {
+				return nil
+			}
+			return sbom("terraform-provider-lockstep", provider, version, stamp)
+		},
 		func() error { return nfpmConfig(version, stamp, arch) },
 	} {
 		if err := step(); err != nil {
@@ -198,19 +209,25 @@ func wrap(text string, width int, newline string) string {
 	return out.String()
 }
 
-// sbom lists the modules that are linked into the binary, in CycloneDX 1.6. The Go linker records them.
-func sbom(binary, version string, stamp time.Time) error {
+// sbom lists the modules that are linked into a binary, in CycloneDX 1.6. The Go linker records them.
+func sbom(name, binary, version string, stamp time.Time) error {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
 		return err
 	}
 	type component struct {
+		Ref     string `json:"bom-ref"`
 		Type    string `json:"type"`
 		Name    string `json:"name"`
 		Version string `json:"version"`
 		PURL    string `json:"purl"`
 	}
+	type dependency struct {
+		Ref string   `json:"ref"`
+		On  []string `json:"dependsOn"`
+	}
 	list := struct {
+		Schema   string `json:"$schema"`
 		Format   string `json:"bomFormat"`
 		Spec     string `json:"specVersion"`
 		Version  int    `json:"version"`
@@ -218,19 +235,33 @@ func sbom(binary, version string, stamp time.Time) error {
 			Timestamp string    `json:"timestamp"`
 			Component component `json:"component"`
 		} `json:"metadata"`
-		Components []component `json:"components"`
-	}{Format: "CycloneDX", Spec: "1.6", Version: 1}
-	list.Metadata.Timestamp = stamp.UTC().Format(time.RFC3339)
-	list.Metadata.Component = component{"application", "lockstep", version, "pkg:golang/" + info.Main.Path + "@" + version}
-	list.Components = append(list.Components, component{"framework", "std", strings.TrimPrefix(info.GoVersion, "go"), "pkg:golang/std@" + strings.TrimPrefix(info.GoVersion, "go")})
-	for _, m := range info.Deps {
-		list.Components = append(list.Components, component{"library", m.Path, m.Version, "pkg:golang/" + m.Path + "@" + m.Version})
+		Components   []component  `json:"components"`
+		Dependencies []dependency `json:"dependencies"`
+	}{Schema: "http://cyclonedx.org/schema/bom-1.6.schema.json", Format: "CycloneDX", Spec: "1.6", Version: 1}
+	module := func(kind, name, path, version string) component {
+		purl := "pkg:golang/" + path + "@" + version
+		return component{purl, kind, name, version, purl}
 	}
+	list.Metadata.Timestamp = stamp.UTC().Format(time.RFC3339)
+	list.Metadata.Component = module("application", name, info.Main.Path, version)
+	list.Metadata.Component.PURL += "#cmd/" + name
+	list.Components = append(list.Components, module("framework", "std", "std", strings.TrimPrefix(info.GoVersion, "go")))
+	for _, m := range info.Deps {
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		list.Components = append(list.Components, module("library", m.Path, m.Path, m.Version))
+	}
+	all := dependency{Ref: list.Metadata.Component.Ref}
+	for _, c := range list.Components {
+		all.On = append(all.On, c.Ref)
+	}
+	list.Dependencies = []dependency{all}
 	out, err := json.MarshalIndent(list, "", "  ")
 	if err != nil {
 		return err
 	}
-	return write("sbom.cdx.json", append(out, '\n'))
+	return write(name+".cdx.json", append(out, '\n'))
 }
 
 // nfpmConfig turns the nfpms section of goreleaser.yaml into a configuration of nfpm itself.
@@ -251,7 +282,7 @@ func nfpmConfig(version string, stamp time.Time, arch string) error {
 	n := config.Nfpms[0]
 	n["name"], n["version"], n["arch"], n["platform"] = n["package_name"], version, arch, "linux"
 	n["depends"], n["mtime"] = n["dependencies"], stamp.UTC().Format(time.RFC3339)
-	for _, key := range []string{"id", "ids", "package_name", "formats", "dependencies"} {
+	for _, key := range []string{"id", "ids", "package_name", "formats", "dependencies", "file_name_template"} {
 		delete(n, key)
 	}
 	contents, ok := n["contents"].([]any)

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log/slog"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-sync/lockstep/agent/replicate"
+)
+
+// sent is what a handler gives to the journal.
+type sent struct {
+	message  string
+	priority journal.Priority
+	vars     map[string]string
+}
+
+func TestTheJournalGetsASentenceFieldsAndAnID(t *testing.T) {
+	t.Parallel()
+	var got []sent
+	var below bytes.Buffer
+	log := slog.New(newJournalHandler(slog.NewTextHandler(&below, nil), func(m string, p journal.Priority, v map[string]string) error {
+		got = append(got, sent{m, p, v})
+		return nil
+	})).With("pair", "data")
+	log.Warn("state", "state", "failing", "was", "behind", "reason", "no connection", "hint", "")
+	log.Warn("deletions are held", "reason", "2 of 3", "entries", 2, "path", "a\nb", "hint", "lockstep approve data")
+	log.With("hook", "cdn").Info("the hook works again")
+	log.Error("something new", "err", errors.New("with \"quotes\""), "next", time.Second, "strange-key", "two words")
+	log.Debug("not wanted")
+
+	id := func(text, state string) string {
+		for _, m := range messages() {
+			if m.text == text && m.state == state {
+				return m.id
+			}
+		}
+		t.Errorf("no id for %q %q", text, state)
+		return ""
+	}
+	want := []sent{
+		{"failing: no connection (was=behind)", journal.PriWarning, map[string]string{"MESSAGE_ID": id("state", "failing"), "PAIR": "data",
+			"LOCKSTEP_STATE": "failing", "LOCKSTEP_WAS": "behind", "LOCKSTEP_REASON": "no connection"}},
+		{`deletions are held: "a\nb": 2 of 3 (entries=2); hint: lockstep approve data`, journal.PriWarning, map[string]string{"MESSAGE_ID": id("deletions are held", ""), "PAIR": "data",
+			"PATH": "a\nb", "LOCKSTEP_REASON": "2 of 3", "LOCKSTEP_ENTRIES": "2", "LOCKSTEP_HINT": "lockstep approve data"}},
+		{"the hook works again (hook=cdn)", journal.PriInfo, map[string]string{"MESSAGE_ID": id("the hook works again", ""), "PAIR": "data", "LOCKSTEP_HOOK": "cdn"}},
+		{`something new: with "quotes" (next=1s strange-key="two words")`, journal.PriErr, map[string]string{"PAIR": "data",
+			"LOCKSTEP_ERR": `with "quotes"`, "LOCKSTEP_NEXT": "1s", "LOCKSTEP_STRANGE_KEY": "two words"}},
+	}
+	for i := range want {
+		want[i].vars["SYSLOG_IDENTIFIER"] = "lockstep"
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(sent{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if below.Len() > 0 {
+		t.Errorf("standard error got %s", &below)
+	}
+}
+
+// What the journal does not take is not lost.
+func TestWithoutAJournalTheLogGoesToStandardError(t *testing.T) {
+	t.Parallel()
+	var below bytes.Buffer
+	log := slog.New(newJournalHandler(slog.NewTextHandler(&below, nil), func(string, journal.Priority, map[string]string) error {
+		return errors.New("no such socket")
+	})).With("pair", "data")
+	log.Info("watching", "backend", "fanotify")
+	if got := below.String(); !strings.Contains(got, "msg=watching pair=data backend=fanotify") {
+		t.Errorf("standard error got %q", got)
+	}
+}
+
+// Every message of the table is logged somewhere, has an id of its own, an entry in the catalog and one in lockstep(8);
+// and neither of those has more.
+func TestMessagesCatalogManualAndCodeAgree(t *testing.T) {
+	t.Parallel()
+	logged := map[string]bool{}
+	for _, dir := range []string{"agent/replicate", "agent/hooks", "cmd/lockstep"} {
+		files, err := filepath.Glob(filepath.Join(repository, dir, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(tree, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				method, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok || !regexp.MustCompile(`^(Info|Warn|Error|Log)$`).MatchString(method.Sel.Name) {
+					return true
+				}
+				for _, arg := range call.Args {
+					if lit, ok := arg.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+						if text, err := strconv.Unquote(lit.Value); err == nil {
+							logged[text] = true
+						}
+						break // what follows are keys and values
+					}
+				}
+				return true
+			})
+		}
+	}
+	catalog := read(t, "packaging/systemd/lockstep.catalog")
+	manual := manPage(t, "lockstep.8")
+	ids, seen := map[string]bool{}, map[[2]string]bool{}
+	for _, m := range messages() {
+		key := [2]string{m.text, m.state}
+		if !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(m.id) || ids[m.id] || seen[key] {
+			t.Errorf("%q %q: id %q is no id, or one of the two is there twice", m.text, m.state, m.id)
+		}
+		ids[m.id], seen[key] = true, true
+		if !logged[m.text] {
+			t.Errorf("%q is logged nowhere", m.text)
+		}
+		entry := regexp.MustCompile(`(?m)^-- ` + m.id + `\nSubject: .*@PAIR@.*\nDefined-By: lockstep\nSupport: https://\S+\n(Documentation: \S+\n)+\n\S`)
+		if !entry.MatchString(catalog) {
+			t.Errorf("lockstep.catalog does not explain %s, %q %q", m.id, m.text, m.state)
+		}
+		words := m.text
+		if m.state != "" {
+			words = "state: " + m.state
+		}
+		if !strings.Contains(strings.ReplaceAll(manual, "\n", " "), " .It Li "+m.id+" "+words+" .") {
+			t.Errorf("lockstep.8 does not list %s, %q", m.id, words)
+		}
+	}
+	for _, s := range replicate.States() {
+		if !seen[[2]string{"state", string(s)}] {
+			t.Errorf("state %q has no id", s)
+		}
+	}
+	for what, found := range map[string][][]string{
+		"lockstep.catalog": regexp.MustCompile(`(?m)^-- (\S+)$`).FindAllStringSubmatch(catalog, -1),
+		"lockstep.8":       regexp.MustCompile(`(?m)^\.It Li ([0-9a-f]{32})$`).FindAllStringSubmatch(manual, -1),
+	} {
+		if len(found) != len(ids) {
+			t.Errorf("%s has %d ids, want %d", what, len(found), len(ids))
+		}
+		for _, m := range found {
+			if !ids[m[1]] {
+				t.Errorf("%s: %s is no id of ours", what, m[1])
+			}
+		}
+	}
+	for _, link := range regexp.MustCompile(`blob/main/docs/(runbook|hooks)\.md(?:#([a-z0-9-]+))?`).FindAllStringSubmatch(catalog, -1) {
+		if link[2] != "" && !anchors(read(t, "docs/"+link[1]+".md"))[link[2]] {
+			t.Errorf("lockstep.catalog: %s leads nowhere", link[0])
+		}
+	}
+}
+
+// anchors are the headings of a page, as links write them.
+func anchors(page string) map[string]bool {
+	found := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		found[strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return found
+}
