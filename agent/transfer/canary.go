@@ -79,22 +79,36 @@ func (r *Runner) canary(ctx context.Context) (res Result) {
 			return r.notRun(ctx, Result{}, err)
 		}
 		paths := []string{c.name, c.name + "/sub", c.file}
-		check := listMode
 		if s.kind == runDelete {
-			paths, check = paths[:1], listMissingMode
+			paths = paths[:1]
 		}
 		written = true
 		if res = c.run(ctx, s.kind, s.mode, paths, nil); res.failed() {
 			return c.verdict(res, s.what, "")
 		}
-		different := ""
-		res = c.run(ctx, runList, check, paths[:1], func(line string) error {
-			if it, ok := parseItem(line); ok && different == "" && it.Path != "" {
+		if s.kind == runDelete {
+			// A module that refuses --delete-missing-args says of a deletion that it is done, and of a dry run of it that there is
+			// nothing to do. So it is asked whether it would make the directory.
+			if err := os.Mkdir(filepath.Join(tmp, c.name), 0o755); err != nil {
+				return r.notRun(ctx, Result{}, err)
+			}
+		}
+		different, made := "", false
+		res = c.run(ctx, runList, listMode, paths[:1], func(line string) error {
+			it, ok := parseItem(line)
+			made = made || ok && it.New && it.Path == c.name
+			if ok && different == "" && it.Path != "" {
 				different = it.What + " " + it.Path
 			}
 			return nil
 		})
-		if res.failed() || different != "" {
+		switch {
+		case res.failed():
+			return c.verdict(res, s.what, "")
+		case s.kind == runDelete && !made:
+			return withVerdict(res, Permanent, "a test file is still on the backup after rsync said that it was deleted: "+c.name,
+				"does the module's `refuse options` refuse delete-missing-args? Or is rsync 3.4.3 on one of the hosts, which cannot do it? Then remove "+c.name+" on the backup")
+		case s.kind != runDelete && different != "":
 			return c.verdict(res, s.what, different)
 		}
 	}

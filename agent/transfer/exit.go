@@ -79,7 +79,7 @@ var rows = []row{
 	{0, line(`refusing to follow a symlink owned by an untrusted user`), verdict{Permanent, "{password file} is a symbolic link of another user, which rsync does not follow", "put a plain file there"}},
 	{0, line(`failed to read a password from`), verdict{Permanent, "{password file} holds no password", "apply the pair again, or write the password of the rsync user to it"}},
 	{0, line(`(invalid file mode 0+) for`), verdict{Permanent, "rsync on the backup host cannot delete what is missing from the source ({1})",
-		"either it is 3.4.3, or a distribution's version with the same fault: update it to 3.4.4 or later; or the module's `refuse options` refuses delete"}},
+		"either it is 3.4.3 on one of the hosts, or a distribution's version with the same fault: update it to 3.4.4 or later; or the module's `refuse options` refuses delete-missing-args"}},
 	{0, line(`Deletions stopped due to --max-delete limit \((\d+) skipped\)`), verdict{Permanent, "the backup host limits deletions: {1} were skipped",
 		"remove --max-delete from the module or from transfer.options; lockstep has a limit of its own"}},
 	{0, line(`getaddrinfo:? (\S+) \S+: (.*)`), verdict{Transient, "the name {1} of the backup host cannot be resolved: {2}", "check backup.address and the resolver"}},

@@ -82,7 +82,7 @@ func New(opts Options) (*Runner, error) {
 		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	if r.version.text == "3.4.3" {
-		r.warnings = append(r.warnings, "rsync 3.4.3 cannot delete what is missing from the source when it runs on the backup host; update it there to 3.4.4 or later")
+		r.warnings = append(r.warnings, "rsync 3.4.3 cannot delete what is missing from the source; update it to 3.4.4 or later, here and on the backup host")
 	}
 	if r.version.before(4, 0) {
 		r.warnings = append(r.warnings, "rsync "+r.version.text+" is from before 3.4.0, which mended six security faults of the protocol, unless the distribution mended them too")

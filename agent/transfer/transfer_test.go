@@ -185,6 +185,16 @@ func TestCanaryLeavesNothing(t *testing.T) {
 	f.same()
 }
 
+// Rsync ends with status 0 then, for the deletion and for a dry run of it.
+func TestCanaryNoticesThatNothingIsDeleted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "refuse options = delete-missing-args")
+	res := f.r.Canary(f.Context())
+	if res.Class != Permanent || !strings.Contains(res.Message, "still on the backup") || !strings.Contains(res.Hint, "delete-missing-args") {
+		t.Errorf("class %v, %q, hint %q", res.Class, res.Message, res.Hint)
+	}
+}
+
 // diff compares results; an empty list is as good as none.
 func diff(want, got any) string { return cmp.Diff(want, got, cmpopts.EquateEmpty()) }
 

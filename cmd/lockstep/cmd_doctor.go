@@ -56,7 +56,7 @@ type doctor struct {
 	pair     pair.Pair
 	user     string
 	backend  string // of the agent that runs
-	running  bool   // the agent sends, so that the source is the right one
+	right    bool   // the source directory is known to be the one that the pair was made for
 	findings []finding
 	failed   bool
 }
@@ -211,7 +211,9 @@ func (d *doctor) source() {
 	if d.name != "" {
 		var known struct{ Path, Identity string }
 		data, err := os.ReadFile(filepath.Join(stateRoot, d.name, "source.json"))
-		if err == nil && json.Unmarshal(data, &known) == nil && known.Path == d.pair.Source.Path && known.Identity != id.String() {
+		noted := err == nil && json.Unmarshal(data, &known) == nil && known.Path == d.pair.Source.Path
+		d.right = noted && known.Identity == id.String()
+		if noted && !d.right {
 			d.tell("source", levelFail, d.pair.Source.Path+" is not the directory that the pair was made for: it was unmounted or replaced, and nothing is sent",
 				"mount it; or, if this directory is meant, lockstep approve "+d.name)
 			return
@@ -278,9 +280,10 @@ func (d *doctor) agent(ctx context.Context) {
 	}
 	switch s.State {
 	case replicate.InStep, replicate.Behind, replicate.Starting:
-		d.running = s.State != replicate.Starting
+		d.right = d.right || s.State != replicate.Starting
 		d.tell("agent", levelOK, words, "")
 	case replicate.Degraded, replicate.Paused, replicate.Held:
+		d.right = d.right || s.State == replicate.Degraded
 		d.tell("agent", levelWarn, words, s.Hint)
 	case replicate.Failing:
 		d.tell("agent", levelFail, words, s.Hint)
@@ -491,12 +494,14 @@ func (d *doctor) canary(ctx context.Context, runner *transfer.Runner) bool {
 		d.tell("canary", levelFail, cmp.Or(res.Message, res.Class.String()), res.Hint)
 		return false
 	}
-	if d.running {
-		// The canary changed the time of the backup's top directory, and the agent has no way to know.
-		if err := d.restoreTop(ctx, runner); err != nil {
-			d.tell("canary", levelWarn, "works, and left another time on the top directory of the backup: "+err.Error(), "lockstep sync "+d.name)
-			return true
-		}
+	// The canary changed the time of the backup's top directory, and an agent has no way to know.
+	err := errors.New("whether the source directory is the right one is not known")
+	if d.right {
+		err = d.restoreTop(ctx, runner)
+	}
+	if err != nil && d.backend != "" { // without an agent, the next one begins with a comparison
+		d.tell("canary", levelWarn, "works, and left another time on the top directory of the backup: "+err.Error(), "lockstep sync "+d.name)
+		return true
 	}
 	d.tell("canary", levelOK, fmt.Sprintf("a file was created, changed and deleted on the backup, and looked at each time, in %s", short(res.Elapsed)), "")
 	return true
