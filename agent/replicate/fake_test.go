@@ -209,6 +209,11 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 	}
 	e.mu.Lock()
 	during := e.during
+	there := map[string]bool{} // when rsync is started: what comes back later is passed over without a word
+	for _, p := range job.Paths {
+		_, err := e.lstat(p)
+		there[p] = err == nil
+	}
 	e.mu.Unlock()
 	if during != nil {
 		during(what, job.Paths)
@@ -220,8 +225,9 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 		_, err := e.lstat(p)
 		if job.Kind == transfer.Delete {
 			switch {
-			case err == nil:
+			case err == nil && there[p]:
 				res.Changed = append(res.Changed, p)
+			case err == nil:
 			case e.src.reach(p):
 				e.drop(p, &res)
 			default:

@@ -371,6 +371,41 @@ func TestFarBehindBackupIsSentByRecursion(t *testing.T) {
 	})
 }
 
+// Rsync leaves a path alone that comes back while it is being deleted, and does not say so. What the backup has below it is
+// of the one before: a comparison at the start found it, or the watch, and neither will again.
+func TestDirectoryThatComesBackWhileItIsDeletedIsCompared(t *testing.T) {
+	for name, atStart := range map[string]bool{"found at the start": true, "found by the watch": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				r.e.src.put("keep", node{data: "1"})
+				if !atStart {
+					r.e.src.put("d/old", node{data: "1"})
+				}
+				r.e.dst = r.e.src.clone()
+				r.e.dst.put("d/old", node{data: "1"})
+				r.e.during = func(what string, _ []string) {
+					if what != "delete" {
+						return
+					}
+					r.e.set(func() { r.e.during = nil; r.e.src.put("d/new", node{data: "2"}) })
+					go r.events(watch.Event{Path: "d", Op: watch.Create, Dir: true}, watch.Event{Path: "d/new", Op: watch.Create})
+				}
+				r.start()
+				if !atStart {
+					r.after(time.Second)
+					r.rm("d")
+				}
+				r.after(10 * time.Second)
+				if r.e.count("delete") == 0 {
+					t.Error("nothing was deleted")
+				}
+				r.wantState(InStep)
+				r.wantEqual()
+			})
+		})
+	}
+}
+
 // A recursive run may send what is gone before its directory is watched. Nothing tells of that but the weak rescan.
 func TestWhatIsGoneFromADirectoryBeforeItIsWatched(t *testing.T) {
 	weak := watch.Event{Path: "d/n", Op: watch.Create | watch.Rescan, Dir: true}
