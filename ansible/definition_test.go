@@ -125,6 +125,7 @@ func TestTheModuleHasEveryFieldOfADefinition(t *testing.T) {
 	for _, path := range []string{"name", "source.host", "source.path", "source.address", "backup.host", "backup.path", "backup.address", "backup.module"} {
 		delete(defaults, path)
 	}
+	defaults["backup.port"] = fmt.Sprint(pair.DefaultPort(pair.Daemon))
 	for _, path := range slices.Sorted(maps.Keys(defaults)) {
 		o, rest := option{Suboptions: options}, path
 		for rest != "" {

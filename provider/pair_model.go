@@ -26,6 +26,7 @@ type pairModel struct {
 	Name              types.String   `tfsdk:"name"`
 	Source            types.Object   `tfsdk:"source"`
 	Backup            types.Object   `tfsdk:"backup"`
+	Transport         types.String   `tfsdk:"transport"`
 	Auth              types.Object   `tfsdk:"auth"`
 	Exclude           types.List     `tfsdk:"exclude"`
 	Filter            types.List     `tfsdk:"filter"`
@@ -46,7 +47,7 @@ type pairModel struct {
 // HCL is the third spelling of one schema, after YAML and JSON, and is read by the same parser.
 func (m *pairModel) fields() map[string]attr.Value {
 	return map[string]attr.Value{
-		"name": m.Name, "source": m.Source, "backup": m.Backup, "auth": m.Auth, "exclude": m.Exclude, "filter": m.Filter,
+		"name": m.Name, "source": m.Source, "backup": m.Backup, "transport": m.Transport, "auth": m.Auth, "exclude": m.Exclude, "filter": m.Filter,
 		"delete": m.Delete, "watch": m.Watch, "transfer": m.Transfer, "full": m.Full, "retry": m.Retry, "hooks": m.Hooks, "metrics": m.Metrics,
 		"paused": m.Paused,
 	}
@@ -176,6 +177,7 @@ func (m *pairModel) take(p pair.Pair) error {
 	m.Source, m.Backup, m.Auth, m.Delete, m.Watch = object("source"), object("backup"), object("auth"), object("delete"), object("watch")
 	m.Transfer, m.Full, m.Retry, m.Metrics = object("transfer"), object("full"), object("retry"), object("metrics")
 	m.Exclude, m.Filter, m.Hooks, m.Paused = list("exclude"), list("filter"), list("hooks"), types.BoolValue(p.Paused)
+	m.Transport = types.StringValue(p.Transport)
 	m.ID = types.StringValue(pairID(p.Source.Host, p.Name))
 	return err
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/plan"
 )
 
@@ -115,6 +116,13 @@ func (r *pairResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	}
 	if module, ok := config.Backup.Attributes()["module"]; ok && module.IsNull() && !planned.Backup.IsUnknown() {
 		planned.Backup = with(planned.Backup, map[string]attr.Value{"module": planned.Name})
+	}
+	if port, ok := config.Backup.Attributes()["port"]; ok && port.IsNull() && !planned.Backup.IsUnknown() {
+		value := types.Int64Unknown()
+		if !planned.Transport.IsUnknown() {
+			value = types.Int64Value(int64(pair.DefaultPort(planned.Transport.ValueString())))
+		}
+		planned.Backup = with(planned.Backup, map[string]attr.Value{"port": value})
 	}
 	planned.ID = types.StringUnknown()
 	if host, known := planned.Source.Attributes()["host"].(types.String); known && !host.IsUnknown() && !planned.Name.IsUnknown() {

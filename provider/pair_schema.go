@@ -76,7 +76,8 @@ func pairSchema() schema.Schema {
 						MarkdownDescription: "Absolute path; created if absent. A change replaces the pair; no data is deleted or moved."},
 					"address": schema.StringAttribute{Optional: true, Computed: true,
 						MarkdownDescription: "Address that the source host dials. Default: the address in the provider's `hosts`, else `host`."},
-					"port": number(d.Backup.Port, "Port of the rsync daemon; all pairs of a backup host share it."),
+					"port": schema.Int64Attribute{Optional: true, Computed: true,
+						MarkdownDescription: "Port that the source host dials: of the rsync daemon, which all pairs of a backup host share, or of sshd. Default: `873`, or `22` with `transport = \"ssh\"`."},
 					"module": schema.StringAttribute{Optional: true, Computed: true,
 						MarkdownDescription: "Name of the rsync module. Default: `name`."},
 					"uid":              word(d.Backup.UID, "User that the module writes as; `root` keeps owners."),
@@ -85,6 +86,7 @@ func pairSchema() schema.Schema {
 					"lockstep_version": version,
 				},
 			},
+			"transport": word(d.Transport, "How the source host gets there: `daemon`, to the rsync daemon."),
 			"auth": groupOf("How the source host logs in.", map[string]schema.Attribute{
 				"user": word(d.Auth.User, "rsync user, without the generation that is added to it (`lockstep-1`)."),
 			}),

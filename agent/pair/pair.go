@@ -12,21 +12,28 @@ import "time"
 
 // Pair is one pair definition. Its zero value is not valid; begin with [Defaults].
 type Pair struct {
-	Name     string   `json:"name"`
-	Source   Source   `json:"source"`
-	Backup   Backup   `json:"backup"`
-	Auth     Auth     `json:"auth"`
-	Exclude  []string `json:"exclude"`
-	Filter   []string `json:"filter"`
-	Delete   Delete   `json:"delete"`
-	Watch    Watch    `json:"watch"`
-	Transfer Transfer `json:"transfer"`
-	Full     Full     `json:"full"`
-	Retry    Retry    `json:"retry"`
-	Hooks    []Hook   `json:"hooks"`
-	Metrics  Metrics  `json:"metrics"`
-	Paused   bool     `json:"paused"`
+	Name      string   `json:"name"`
+	Source    Source   `json:"source"`
+	Backup    Backup   `json:"backup"`
+	Transport string   `json:"transport"` // daemon, ssh
+	Auth      Auth     `json:"auth"`
+	Exclude   []string `json:"exclude"`
+	Filter    []string `json:"filter"`
+	Delete    Delete   `json:"delete"`
+	Watch     Watch    `json:"watch"`
+	Transfer  Transfer `json:"transfer"`
+	Full      Full     `json:"full"`
+	Retry     Retry    `json:"retry"`
+	Hooks     []Hook   `json:"hooks"`
+	Metrics   Metrics  `json:"metrics"`
+	Paused    bool     `json:"paused"`
 }
+
+// Transports: how the source host reaches the module on the backup host.
+const (
+	Daemon = "daemon" // a connection to the rsync daemon
+	SSH    = "ssh"    // an ssh session that runs the daemon for itself
+)
 
 // Source is the directory that is watched, and its host.
 type Source struct {
@@ -40,9 +47,9 @@ type Backup struct {
 	Host    string `json:"host"`
 	Path    string `json:"path"`    // absolute; created if absent
 	Address string `json:"address"` // what the source host dials. Default: Host
-	Port    int    `json:"port"`
-	Module  string `json:"module"` // Default: the pair's name
-	UID     string `json:"uid"`    // the module's uid; root keeps ownership
+	Port    int    `json:"port"`    // Default: [DefaultPort] of the transport
+	Module  string `json:"module"`  // Default: the pair's name
+	UID     string `json:"uid"`     // the module's uid; root keeps ownership
 	GID     string `json:"gid"`
 }
 
@@ -96,11 +103,12 @@ type Metrics struct {
 // the two hosts and the two paths. No default is written anywhere else.
 func Defaults() Pair {
 	return Pair{
-		Backup:  Backup{Port: 873, UID: "root", GID: "root"},
-		Auth:    Auth{User: "lockstep"},
-		Exclude: []string{},
-		Filter:  []string{},
-		Delete:  Delete{Enabled: true, MaxFiles: 1000, MaxPercent: 25},
+		Backup:    Backup{UID: "root", GID: "root"},
+		Transport: Daemon,
+		Auth:      Auth{User: "lockstep"},
+		Exclude:   []string{},
+		Filter:    []string{},
+		Delete:    Delete{Enabled: true, MaxFiles: 1000, MaxPercent: 25},
 		Watch: Watch{
 			Backend:  "auto",
 			Events:   []string{"create", "modify", "attrib", "delete", "move"},
@@ -118,8 +126,16 @@ func Defaults() Pair {
 	}
 }
 
-// Complete fills the fields whose default is another field: the addresses, which follow the hosts, and
-// the module, which follows the name. Nil lists become empty ones, as [Parse] gives them. Calling it
+// DefaultPort is the port of a transport: rsync's, or that of ssh.
+func DefaultPort(transport string) int {
+	if transport == SSH {
+		return 22
+	}
+	return 873
+}
+
+// Complete fills the fields whose default is another field: the addresses, which follow the hosts, the module,
+// which follows the name, and the port, which follows the transport. Nil lists become empty ones, as [Parse] gives them. Calling it
 // twice changes nothing more.
 func (p *Pair) Complete() {
 	if p.Source.Address == "" {
@@ -130,6 +146,12 @@ func (p *Pair) Complete() {
 	}
 	if p.Backup.Module == "" {
 		p.Backup.Module = p.Name
+	}
+	if p.Transport == "" {
+		p.Transport = Daemon // as in a definition of a time that knew nothing else
+	}
+	if p.Backup.Port == 0 {
+		p.Backup.Port = DefaultPort(p.Transport)
 	}
 	for _, list := range []*[]string{&p.Exclude, &p.Filter, &p.Watch.Events, &p.Transfer.Options, &p.Full.Exclude} {
 		if *list == nil {

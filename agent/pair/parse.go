@@ -56,7 +56,12 @@ func decode(n *yaml.Node) (Pair, Problems) {
 	p := Defaults()
 	d := &decoder{line: map[string]int{}, failed: map[string]bool{}}
 	d.object(pairFields(d, &p))(n, "")
+	_, given := d.line["backup.port"]
+	zero := given && p.Backup.Port == 0 && !d.failed["backup.port"]
 	p.Complete()
+	if zero {
+		p.Backup.Port = 0 // what was written, and no default
+	}
 	for _, problem := range p.Validate() {
 		if d.covered(problem.Path) {
 			continue
@@ -101,6 +106,7 @@ func pairFields(d *decoder, p *Pair) []field {
 			{key: "uid", read: d.textOrNumber(&p.Backup.UID)},
 			{key: "gid", read: d.textOrNumber(&p.Backup.GID)},
 		})},
+		{key: "transport", read: d.text(&p.Transport)},
 		{key: "auth", read: d.object([]field{
 			{key: "user", read: d.text(&p.Auth.User)},
 			{key: "password", refused: "the password is never part of the definition",
@@ -140,14 +146,13 @@ func pairFields(d *decoder, p *Pair) []field {
 			{key: "listen", read: d.text(&p.Metrics.Listen)},
 		})},
 		{key: "paused", read: d.boolean(&p.Paused)},
-		{key: "transport", refused: "transports other than the rsync daemon are not built yet", hint: "remove it"},
 	}
 }
 
 // places lists the path of every field, to tell where a misplaced key belongs.
 var places = []string{
 	"name", "source.host", "source.path", "source.address", "backup.host", "backup.path", "backup.address",
-	"backup.port", "backup.module", "backup.uid", "backup.gid", "auth.user", "exclude", "filter",
+	"backup.port", "backup.module", "backup.uid", "backup.gid", "transport", "auth.user", "exclude", "filter",
 	"delete.enabled", "delete.max_files", "delete.max_percent", "watch.backend", "watch.events", "watch.delay",
 	"watch.max_delay", "transfer.compress", "transfer.bandwidth_limit", "transfer.timeout", "transfer.parallel",
 	"transfer.options", "full.every", "full.exclude", "retry.initial", "retry.max", "hooks", "metrics.listen", "paused",

@@ -37,6 +37,7 @@ func (p Pair) Render() []byte {
 	line("  module: %s", scalar(p.Backup.Module))
 	line("  uid: %s", scalar(p.Backup.UID))
 	line("  gid: %s", scalar(p.Backup.GID))
+	line("transport: %s", scalar(p.Transport))
 	line("auth:")
 	line("  user: %s", scalar(p.Auth.User))
 	list("", "exclude", p.Exclude)

@@ -223,7 +223,14 @@ func loopback(s string) bool {
 
 func (v *validator) backup(p Pair) {
 	if p.Backup.Port < 1 || p.Backup.Port > 65535 {
-		v.add("backup.port", fmt.Sprintf("%d is not a port", p.Backup.Port), "write 1 to 65535; rsync's own is 873")
+		v.add("backup.port", fmt.Sprintf("%d is not a port", p.Backup.Port), fmt.Sprintf("write 1 to 65535; without it, it is %d", DefaultPort(p.Transport)))
+	}
+	switch p.Transport {
+	case Daemon:
+	case SSH:
+		v.add("transport", "ssh is not built yet", "remove it")
+	default:
+		v.add("transport", fmt.Sprintf("%q is not a way to reach the backup host", p.Transport), "write "+strings.Join(transports, " or ")+nearest(p.Transport, transports))
 	}
 	switch m := p.Backup.Module; {
 	case m == "" && p.Name == "": // told already
@@ -260,9 +267,10 @@ func (v *validator) deletions(p Pair) {
 }
 
 var (
-	backends = []string{"auto", "fanotify", "inotify"}
-	events   = []string{"create", "modify", "attrib", "delete", "move"}
-	codecs   = []string{"zstd", "lz4", "zlibx", "zlib"}
+	transports = []string{Daemon, SSH}
+	backends   = []string{"auto", "fanotify", "inotify"}
+	events     = []string{"create", "modify", "attrib", "delete", "move"}
+	codecs     = []string{"zstd", "lz4", "zlibx", "zlib"}
 )
 
 func (v *validator) watch(p Pair) {

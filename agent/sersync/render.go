@@ -45,6 +45,7 @@ func leaves(p pair.Pair) []leaf {
 		{"source", "host", p.Source.Host}, {"source", "path", p.Source.Path}, {"source", "address", p.Source.Address},
 		{"backup", "host", p.Backup.Host}, {"backup", "path", p.Backup.Path}, {"backup", "address", p.Backup.Address},
 		{"backup", "port", p.Backup.Port}, {"backup", "module", p.Backup.Module}, {"backup", "uid", p.Backup.UID}, {"backup", "gid", p.Backup.GID},
+		{"", "transport", p.Transport},
 		{"auth", "user", p.Auth.User},
 		{"", "exclude", p.Exclude}, {"", "filter", p.Filter},
 		{"delete", "enabled", p.Delete.Enabled}, {"delete", "max_files", p.Delete.MaxFiles}, {"delete", "max_percent", p.Delete.MaxPercent},

@@ -92,6 +92,10 @@ options:
         description:
           - The group as which the module writes. The default is V(root).
         type: str
+  transport:
+    description:
+      - How the source host gets to the module, V(daemon) by the rsync daemon. The default is V(daemon).
+    type: str
   auth:
     description:
       - The rsync user.

@@ -30,6 +30,7 @@ def _group(options, **more):
 
 # The options of a pair definition, apart from its name, its hosts and its paths.
 SETTINGS = dict(
+    transport=_text(),
     auth=_group(dict(user=_text())),
     exclude=_texts(),
     filter=_texts(),
