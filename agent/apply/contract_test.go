@@ -423,6 +423,49 @@ func TestForeignFileIsNotOverwritten(t *testing.T) {
 	}
 }
 
+func TestDefinitionPutThereByHandIsTakenOver(t *testing.T) {
+	t.Parallel()
+	p := dataPair()
+	const short = "# ours since 2019\nname: data\nbackup: {path: /backup/data, port: 8730, host: 127.0.0.1}\nsource: {host: 127.0.0.1, path: /srv/data}\n"
+	h, m := one()
+	h.Mkdir("/etc/lockstep")
+	h.Mkdir("/etc/lockstep/pairs")
+	h.Put(plan.DefinitionFile("data"), short)
+	planned := mustRun(t, m.backup, plan.Plan, plan.Backup, plan.Request{Pair: p})
+	if i := slices.IndexFunc(planned.Changes, func(c plan.Change) bool { return c.Path == plan.DefinitionFile("data") }); i < 0 || planned.Changes[i].Action != "update" {
+		t.Errorf("planned %+v", planned.Changes)
+	}
+	mustExchange(t, m, plan.Request{Pair: p})
+	inSync(t, m, p)
+
+	// A failure leaves it as it was.
+	h, m = one()
+	h.Mkdir("/etc/lockstep")
+	h.Mkdir("/etc/lockstep/pairs")
+	h.Put(plan.DefinitionFile("data"), short)
+	h.StartError = func(string) error { return errors.New("no") }
+	if reply := run(m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p}); len(reply.Problems) == 0 {
+		t.Error("the daemon did not start, and apply says nothing")
+	}
+	if got := string(h.Files[plan.DefinitionFile("data")].Data); got != short {
+		t.Errorf("the definition is %q", got)
+	}
+
+	for text, want := range map[string]string{
+		short + "exclude: [\"*.tmp\"]\n": `it says something else than this definition: exclude:, exclude.- "*.tmp"`,
+		"name: [":                        "it is not a definition of this pair: not YAML: near line 1",
+	} {
+		h.Put(plan.DefinitionFile("data"), text)
+		reply := run(m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p})
+		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, want) || !strings.Contains(reply.Problems[0].Hint, "move it away") {
+			t.Errorf("%q: %v", text, problems(reply))
+		}
+		if got := string(h.Files[plan.DefinitionFile("data")].Data); got != text {
+			t.Errorf("the definition is %q", got)
+		}
+	}
+}
+
 // change of a definition, to have an update in the tests below.
 func changed() plan.Definition {
 	p := dataPair()

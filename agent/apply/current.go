@@ -3,6 +3,7 @@
 package apply
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,10 +77,35 @@ func (s *session) file(p string, want plan.File) (plan.File, bool, error) {
 	have.Mode, have.Owner, have.Group, have.Data = f.Mode, f.Owner, f.Group, f.Data
 	if !f.Dir {
 		written, recorded := s.rec.Files[p]
-		have.Foreign = !recorded && !plan.HasHeader(f.Data)
+		have.Foreign = !recorded && !plan.HasHeader(f.Data) && !s.adopts(p, f.Data)
 		have.Edited = recorded && written != s.rec.digest(f.Data)
 	}
 	return have, true, nil
+}
+
+// adopts is whether a file that lockstep did not write is the definition that is asked for: whoever put it there by hand
+// wants the same.
+func (s *session) adopts(p string, data []byte) bool {
+	if p != plan.DefinitionFile(s.req.Pair.Name) {
+		return false
+	}
+	have, err := plan.ParseDefinition(data)
+	return err == nil && bytes.Equal(have.Render(), s.req.Pair.Render())
+}
+
+// foreignWords says what is wrong with a file that is in the way, and what to do about it.
+func foreignWords(p string, have, want plan.File) (words, hint string) {
+	words, hint = fmt.Sprintf("%s: %v", p, host.ErrNotOwned), "move it away, then try again"
+	if want.Rank != plan.RankDefinition || have.Data == nil {
+		return words, hint
+	}
+	other, err := plan.ParseDefinition(have.Data)
+	if err != nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return words + ", and it is not a definition of this pair: " + first, hint
+	}
+	return words + ", and it says something else than this definition: " + plan.LineWords(other.Render(), want.Data[bytes.IndexByte(want.Data, '\n')+1:]),
+		"write the same there and here, and it is taken over; or move it away, then try again"
 }
 
 // foreign lists the files that are in the way: there, needed and not lockstep's.
@@ -91,7 +117,8 @@ func foreign(current, desired plan.State) []plan.Problem {
 		if !ok || !have.Foreign || want.Object == "directory" {
 			continue // the user's directory has a message of its own
 		}
-		problems = append(problems, plan.Problem{Path: want.Object, Msg: fmt.Sprintf("%s: %v", p, host.ErrNotOwned), Hint: "move it away, then try again"})
+		words, hint := foreignWords(p, have, want)
+		problems = append(problems, plan.Problem{Path: want.Object, Msg: words, Hint: hint})
 	}
 	return problems
 }

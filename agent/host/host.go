@@ -60,7 +60,7 @@ type Unit struct {
 	Masked  bool   // made impossible to start
 	Stale   bool   // the unit file changed since systemd read it
 	State   string // as systemctl says it: active (running)
-	Status  string // STATUS= of sd_notify(3)
+	Status  string // STATUS= of sd_notify(3), of a process that lives
 	PID     int    // of the main process
 }
 

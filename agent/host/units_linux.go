@@ -79,9 +79,11 @@ func (u *units) Unit(ctx context.Context, name string) (Unit, error) {
 		if err != nil {
 			return Unit{}, fmt.Errorf("unit %s: %w", name, err)
 		}
-		unit.Status, _ = service["StatusText"].(string)
 		if pid, ok := service["MainPID"].(uint32); ok {
 			unit.PID = int(pid)
+		}
+		if unit.PID != 0 { // systemd keeps what a process said that is dead
+			unit.Status, _ = service["StatusText"].(string)
 		}
 	}
 	return unit, nil

@@ -138,9 +138,6 @@ func unitSteps(name string, have, want Unit, files []Step) []Step {
 		if have.State != "" {
 			words = name + " is " + have.State
 		}
-		if have.Status != "" {
-			words += ": " + have.Status
-		}
 		step(StartUnit, "start", words)
 	case restart:
 		step(RestartUnit, "restart", "") // the files have words of their own
