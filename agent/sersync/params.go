@@ -252,6 +252,7 @@ func (im *importer) param(e *element, setting string, o option, ordered bool) {
 	case "--port":
 		im.port(e, setting, o.value)
 	case "--password-file":
+		im.remoteBase.PasswordFile = o.value
 		im.note(e, setting, Changed, "", "lockstep makes a password of its own and keeps it on the two hosts; the file is not read")
 	case "-e", "--rsh":
 		im.note(e, setting, Refused, "", "%s", sshRefused)

@@ -71,6 +71,7 @@ type Options struct {
 type Result struct {
 	Pairs []pair.Pair // in the order of the remotes; not all valid when a note is Refused or Missing
 	Notes []Note      // in the order of the file
+	Live  Live
 }
 
 // Complete reports whether nothing was refused and nothing is missing.
@@ -91,6 +92,8 @@ type importer struct {
 	ssh         bool
 	sources     map[string]int // field → line it came from
 	started     []*element     // plugins that sersync starts
+	live        Live
+	remoteBase  Remote // what all remotes share
 }
 
 // Parse reads a confxml.xml. The error is [pair.Problems]: all that makes the file one that sersync could not have
@@ -119,7 +122,7 @@ func Parse(data []byte, opts Options) (*Result, error) {
 		im.validate(&pairs[i])
 	}
 	slices.SortStableFunc(im.notes, func(a, b Note) int { return a.Line - b.Line })
-	return &Result{Pairs: pairs, Notes: im.notes}, nil
+	return &Result{Pairs: pairs, Notes: im.notes, Live: im.live}, nil
 }
 
 func lineOf(p pair.Problem) int {

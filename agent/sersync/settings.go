@@ -114,6 +114,7 @@ func (im *importer) inotify(root *element) {
 		}
 	}
 	im.deletes = on["delete"]
+	im.live = Live{Deletes: on["delete"], Attrib: on["attrib"], Modify: on["modify"], NewFolders: on["createFolder"]}
 	im.base.Delete.Enabled = im.deletes
 	if im.deletes {
 		im.note(at["delete"], "inotify/delete", Kept, "delete.enabled", "true. New beside it: deletions over delete.max_files and delete.max_percent are held until approved; sersync had no bound")
@@ -272,6 +273,9 @@ func (im *importer) remote(e *element, name, ip, module string) pair.Pair {
 		im.note(e, "remote", outcome, field, format, args...)
 		im.notes[len(im.notes)-1].Pair = name
 	}
+	to := im.remoteBase
+	to.Address, to.Module, to.Port, to.SSH = ip, strings.Trim(module, "/"), im.base.Backup.Port, im.ssh
+	im.live.Remotes = append(im.live.Remotes, to)
 	p := im.base
 	p.Exclude, p.Filter = slices.Clone(p.Exclude), slices.Clone(p.Filter)
 	p.Name = name
@@ -320,6 +324,7 @@ func (im *importer) rsync(sersync *element) {
 		on, users, file := im.flag(c, "start"), im.attr(c, "users"), im.attr(c, "passwordfile")
 		if on {
 			im.base.Auth.User = users
+			im.remoteBase.User, im.remoteBase.PasswordFile = users, file
 			im.note(c, "rsync/auth users", Kept, "auth.user", "%s", users)
 			im.note(c, "rsync/auth passwordfile", Changed, "", "%s is not read: lockstep makes a password of its own and keeps it on the two hosts. To keep the old one give it to the front end (password_wo, a vault)", file)
 		} else {

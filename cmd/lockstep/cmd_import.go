@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/sersync"
@@ -20,7 +21,7 @@ import (
 // runImport is `lockstep import sersync`: pair definitions out of a confxml.xml on standard output, and on standard
 // error what became of each setting. It ends with exitFailure when a setting was refused or is missing, with
 // exitUsage, and no definition, when the file is one that sersync could not have run with.
-func runImport(_ context.Context, std stdio, args []string) error {
+func runImport(ctx context.Context, std stdio, args []string) error {
 	if len(args) == 0 || args[0] != "sersync" {
 		return &statusError{exitUsage, errors.New("import: want import sersync FILE")}
 	}
@@ -41,8 +42,17 @@ func runImport(_ context.Context, std stdio, args []string) error {
 		opts.BackupPaths[module] = path
 		return nil
 	})
+	compare := flags.Bool("compare", false, "print no definition: tell, beside the sersync that runs, what lockstep would do otherwise. It changes nothing on either host")
+	var with compareOptions
+	flags.DurationVar(&with.length, "for", 0, "with --compare: for how `long` (default until Ctrl-C)")
+	flags.DurationVar(&with.settle, "settle", time.Minute, "with --compare: how `long` sersync may take before a difference counts")
+	flags.DurationVar(&with.every, "every", 10*time.Second, "with --compare: the least `time` from one comparison to the next")
+	flags.StringVar(&with.passwordFile, "password-file", "", "with --compare: the rsync password `FILE` (default: that of confxml.xml)")
+	flags.StringVar(&with.rsync, "rsync", "", "with --compare: rsync `binary` (default: the one in PATH)")
+	flags.BoolVar(&with.asJSON, "json", false, "with --compare: print the report as JSON")
 	flags.Usage = func() {
 		fmt.Fprintf(std.err, "usage: lockstep import sersync FILE [OPTIONS]\n"+
+			"       lockstep import sersync FILE --compare [--for LONG] [--settle LONG] [--json]\n"+
 			"FILE is sersync's confxml.xml, or - for standard input.\n")
 		flags.PrintDefaults()
 	}
@@ -59,6 +69,9 @@ func runImport(_ context.Context, std stdio, args []string) error {
 	case *dir != "" && *as != string(sersync.YAML):
 		return &statusError{exitUsage, errors.New("import sersync: --dir is for --as yaml")}
 	}
+	if err := with.check(flags, *compare); err != nil {
+		return &statusError{exitUsage, fmt.Errorf("import sersync: %w", err)}
+	}
 	data, err := readInput(std, files[0])
 	if err != nil {
 		return &statusError{exitUsage, err}
@@ -68,7 +81,12 @@ func runImport(_ context.Context, std stdio, args []string) error {
 		return &statusError{exitUsage, inFile(files[0], err)}
 	}
 	for _, note := range result.Notes {
-		fmt.Fprintf(std.err, "%s: %s\n", files[0], note)
+		if !*compare || note.Outcome == sersync.Refused {
+			fmt.Fprintf(std.err, "%s: %s\n", files[0], note)
+		}
+	}
+	if *compare {
+		return compareSersync(ctx, std, files[0], result, with)
 	}
 	if *dir != "" {
 		err = writeDefinitions(std, *dir, result)
