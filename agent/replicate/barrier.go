@@ -15,6 +15,7 @@ import (
 type barrier struct {
 	seen bool      // the cookie came out of the queue
 	at   time.Time // when it did: what is dirty since then or longer is waited for
+	full int64     // where not everything is watched: the full batch that has to be done first; 0 before it was asked for
 	done chan struct{}
 }
 
@@ -56,9 +57,19 @@ func (l *loop) cookieSeen(now time.Time, name string) {
 func (l *loop) checkBarriers(now time.Time) {
 	for name, b := range l.barriers {
 		if b.seen && l.full.valid && l.watch.ready && l.source.ok && l.door.held == nil &&
-			len(l.ledger.entries) == 0 && l.watch.fault == nil && l.settledBefore(b.at) {
+			len(l.ledger.entries) == 0 && l.settledBefore(b.at) && l.allSeen(now, b) {
 			close(b.done)
 			delete(l.barriers, name)
 		}
 	}
+}
+
+// allSeen reports whether no change from before the barrier can be unknown. Where directories are not watched, only a
+// comparison that began after it can tell.
+func (l *loop) allSeen(now time.Time, b *barrier) bool {
+	if l.watch.fault != nil && b.full == 0 {
+		b.full = l.full.started + 1
+		l.requestFull(now, "not everything is watched, and somebody waits")
+	}
+	return l.full.done >= b.full && l.full.problem == ""
 }

@@ -285,10 +285,10 @@ func (l *loop) run(ctx context.Context) error {
 			reports = l.startWatcher(watchCtx, now)
 		}
 		l.completeFull(now)
+		l.checkBarriers(now) // before the schedule: it may ask for a full batch
 		l.schedule(now)
 		l.watchChildren(now)
 		l.setState(now)
-		l.checkBarriers(now)
 		l.tell(now)
 		timer.Reset(l.sleep(now))
 	}

@@ -534,6 +534,39 @@ func TestWatchLimitIsDegraded(t *testing.T) {
 	})
 }
 
+// Where directories are not watched, a barrier is passed by a comparison that began after it.
+func TestWaitWhereNotEverythingIsWatched(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("d/a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.w.reports <- watch.Report{Fault: &watch.LimitError{Sysctl: "fs.inotify.max_user_watches", Have: 10, Need: 500, Unwatched: 490}}
+		r.after(time.Minute)
+		r.e.set(func() { r.e.src.put("d/unseen", node{data: "1"}) })
+		passed := make(chan error, 1)
+		go func() { passed <- r.l.wait(t.Context()) }()
+		synctest.Wait()
+		var cookie string
+		if err := r.l.call(t.Context(), func(time.Time) {
+			for cookie = range r.l.barriers {
+			}
+		}); err != nil || cookie == "" {
+			t.Fatalf("no barrier: %v", err)
+		}
+		r.events(watch.Event{Cookie: cookie})
+		r.after(10 * time.Second)
+		select {
+		case err := <-passed:
+			if err != nil || !r.onBackup("d/unseen") {
+				t.Errorf("passed with %v; on the backup: %v", err, r.onBackup("d/unseen"))
+			}
+		default:
+			t.Error("the barrier is not passed")
+		}
+		r.wantState(Degraded)
+	})
+}
+
 func TestNothingIsDeletedWhileTheSourceIsGone(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.e.src.put("d/a", node{data: "1"})
