@@ -144,13 +144,13 @@ func (p *Pair) Complete() {
 	if p.Backup.Address == "" {
 		p.Backup.Address = p.Backup.Host
 	}
-	if p.Backup.Module == "" {
+	if p.Backup.Module == "" && !p.HooksOnly() {
 		p.Backup.Module = p.Name
 	}
 	if p.Transport == "" {
 		p.Transport = Daemon // as in a definition of a time that knew nothing else
 	}
-	if p.Backup.Port == 0 {
+	if p.Backup.Port == 0 && !p.HooksOnly() {
 		p.Backup.Port = DefaultPort(p.Transport)
 	}
 	for _, list := range []*[]string{&p.Exclude, &p.Filter, &p.Watch.Events, &p.Transfer.Options, &p.Full.Exclude} {

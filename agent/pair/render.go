@@ -9,7 +9,8 @@ import (
 	"strconv"
 )
 
-// Render returns the definition as YAML, every field spelt out, in the order of the documentation.
+// Render returns the definition as YAML, every field spelt out, in the order of the documentation. A pair of hooks only
+// has no fields that are about a backup.
 // Parse(Render(p)) is p for every completed, valid definition.
 func (p Pair) Render() []byte {
 	var b bytes.Buffer
@@ -29,40 +30,48 @@ func (p Pair) Render() []byte {
 	line("  host: %s", scalar(p.Source.Host))
 	line("  path: %s", scalar(p.Source.Path))
 	line("  address: %s", scalar(p.Source.Address))
-	line("backup:")
-	line("  host: %s", scalar(p.Backup.Host))
-	line("  path: %s", scalar(p.Backup.Path))
-	line("  address: %s", scalar(p.Backup.Address))
-	line("  port: %d", p.Backup.Port)
-	line("  module: %s", scalar(p.Backup.Module))
-	line("  uid: %s", scalar(p.Backup.UID))
-	line("  gid: %s", scalar(p.Backup.GID))
+	if !p.HooksOnly() {
+		line("backup:")
+		line("  host: %s", scalar(p.Backup.Host))
+		line("  path: %s", scalar(p.Backup.Path))
+		line("  address: %s", scalar(p.Backup.Address))
+		line("  port: %d", p.Backup.Port)
+		line("  module: %s", scalar(p.Backup.Module))
+		line("  uid: %s", scalar(p.Backup.UID))
+		line("  gid: %s", scalar(p.Backup.GID))
+	}
 	line("transport: %s", scalar(p.Transport))
-	line("auth:")
-	line("  user: %s", scalar(p.Auth.User))
+	if !p.HooksOnly() {
+		line("auth:")
+		line("  user: %s", scalar(p.Auth.User))
+	}
 	list("", "exclude", p.Exclude)
-	list("", "filter", p.Filter)
-	line("delete:")
-	line("  enabled: %t", p.Delete.Enabled)
-	line("  max_files: %d", p.Delete.MaxFiles)
-	line("  max_percent: %d", p.Delete.MaxPercent)
+	if !p.HooksOnly() {
+		list("", "filter", p.Filter)
+		line("delete:")
+		line("  enabled: %t", p.Delete.Enabled)
+		line("  max_files: %d", p.Delete.MaxFiles)
+		line("  max_percent: %d", p.Delete.MaxPercent)
+	}
 	line("watch:")
 	line("  backend: %s", scalar(p.Watch.Backend))
 	list("  ", "events", p.Watch.Events)
 	line("  delay: %s", p.Watch.Delay)
 	line("  max_delay: %s", p.Watch.MaxDelay)
-	line("transfer:")
-	line("  compress: %s", scalar(p.Transfer.Compress))
-	line("  bandwidth_limit: %s", scalar(p.Transfer.BandwidthLimit))
-	line("  timeout: %s", p.Transfer.Timeout)
-	line("  parallel: %d", p.Transfer.Parallel)
-	list("  ", "options", p.Transfer.Options)
-	line("full:")
-	line("  every: %s", scalar(p.Full.Every))
-	list("  ", "exclude", p.Full.Exclude)
-	line("retry:")
-	line("  initial: %s", p.Retry.Initial)
-	line("  max: %s", p.Retry.Max)
+	if !p.HooksOnly() {
+		line("transfer:")
+		line("  compress: %s", scalar(p.Transfer.Compress))
+		line("  bandwidth_limit: %s", scalar(p.Transfer.BandwidthLimit))
+		line("  timeout: %s", p.Transfer.Timeout)
+		line("  parallel: %d", p.Transfer.Parallel)
+		list("  ", "options", p.Transfer.Options)
+		line("full:")
+		line("  every: %s", scalar(p.Full.Every))
+		list("  ", "exclude", p.Full.Exclude)
+		line("retry:")
+		line("  initial: %s", p.Retry.Initial)
+		line("  max: %s", p.Retry.Max)
+	}
 	renderHooks(p.Hooks, line, list)
 	line("metrics:")
 	line("  listen: %s", scalar(p.Metrics.Listen))

@@ -38,6 +38,10 @@ var (
 // is valid; it is for definitions that were built some other way.
 func (p Pair) Validate() Problems {
 	v := &validator{}
+	if p.HooksOnly() {
+		v.hooksOnly(p)
+		return v.problems
+	}
 	v.name(p)
 	v.hosts(p)
 	v.paths(p)

@@ -138,6 +138,9 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
+	if p.HooksOnly() {
+		return alone{p.Source.Path}, "", nil
+	}
 	runner, err := transfer.New(transfer.Options{
 		Rsync: a.opts.Rsync,
 		Path:  p.Source.Path,

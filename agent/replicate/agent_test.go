@@ -96,11 +96,16 @@ func (s *site) start() *site {
 	if s.manyDiffer > 0 {
 		agent.manyDiffer = s.manyDiffer
 	}
+	s.run(agent)
+	return s
+}
+
+// run runs an agent until the test ends, or stop is called.
+func (s *site) run(agent *Agent) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	s.agent, s.cancel, s.ended = agent, cancel, make(chan error, 1)
 	go func() { s.ended <- agent.Run(ctx) }()
 	s.t.Cleanup(s.stop)
-	return s
 }
 
 func (s *site) stop() {

@@ -47,6 +47,9 @@ func (l *loop) status(now time.Time) Status {
 		Hooks:    l.hooks.runner.Status(),
 		Versions: l.versions,
 	}
+	if l.pair.HooksOnly() {
+		s.Target = ""
+	}
 	if l.watch.w != nil {
 		s.Watch.Directories = l.watch.w.Info().Directories
 	}
@@ -199,6 +202,9 @@ func (l *loop) approveHeld(now time.Time) Approval {
 // sync asks for a full batch and for another try of everything that waits for one. It returns the number of the full
 // batch to wait for.
 func (l *loop) sync(ctx context.Context) (number int64, err error) {
+	if l.agent.opts.Pair.HooksOnly() {
+		return 0, errNoBackup
+	}
 	err = l.call(ctx, func(now time.Time) {
 		l.requestFull(now, "sync")
 		l.hurry(now)

@@ -18,6 +18,9 @@ const (
 	// one recursive run over the whole tree is quicker.
 	manyDiffer = 20_000
 
+	// atStart is why the first full batch runs.
+	atStart = "start"
+
 	// tooMuch is why a full batch runs when the queue stands for the whole tree.
 	tooMuch = "too much changed to tell what"
 
@@ -261,6 +264,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 		l.door.count(now, max(0, int(c.res.Stats.Files)-c.new+c.entries))
 	}
 	l.extraneous(now, f.begun, c)
+	if l.pair.HooksOnly() && f.cause != atStart {
+		l.arrivedTree(c.res) // something was lost, and there is no backup to tell what
+	}
 	f.phase, f.listed = "settle", now
 	if f.problem == "" {
 		f.failures = 0

@@ -343,6 +343,10 @@ func (l *loop) gone(now time.Time, e queue.Entry) {
 	l.ledger.clear(e.Path, true, nil)
 	l.complete(now, e.First, e.Path)
 	d := deletion{path: e.Path, first: e.First}
+	if l.pair.HooksOnly() {
+		l.arrived(transfer.Result{Class: transfer.Done}, nil, []string{e.Path})
+		return
+	}
 	if l.door.enabled {
 		l.door.add(now, d)
 	} else {

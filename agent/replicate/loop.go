@@ -219,7 +219,7 @@ func (l *loop) run(ctx context.Context) error {
 	if err := l.startHooks(ctx, l.pair); err != nil {
 		return err
 	}
-	l.requestFull(now, "start")
+	l.requestFull(now, atStart)
 	reports := l.startWatcher(watchCtx, now)
 	defer l.group.Wait()
 	defer close(l.quit)
@@ -603,6 +603,8 @@ func (l *loop) decide(now time.Time) (State, string) {
 	}
 	n := l.q.Len() + l.flyingPaths() + len(l.door.pending) + len(l.door.checking)
 	switch {
+	case l.pair.HooksOnly() && l.watch.ready:
+		return HooksOnly, ""
 	case n > 0:
 		first, ok := l.oldest()
 		if !ok {

@@ -46,6 +46,7 @@ func needRestart(was, is pair.Pair) []string {
 		was, is any
 	}{
 		{"name", was.Name, is.Name},
+		{"transport", was.Transport, is.Transport},
 		{"source.path", was.Source.Path, is.Source.Path},
 		{"watch.backend", was.Watch.Backend, is.Watch.Backend},
 		{"metrics.listen", was.Metrics.Listen, is.Metrics.Listen},

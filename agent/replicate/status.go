@@ -19,11 +19,13 @@ const (
 	Held     State = "held"     // deletions wait for approval, or the source is not the provisioned directory
 	Paused   State = "paused"   // nothing is sent until resume
 	Failing  State = "failing"  // nothing can be sent: Reason says why, Since since when
+
+	HooksOnly State = "hooks only" // the pair has no backup; the source is watched and hooks are told
 )
 
 // States lists every state, for whoever shows all of them.
 func States() []State {
-	return []State{Starting, InStep, Behind, Degraded, Held, Paused, Failing}
+	return []State{Starting, InStep, Behind, Degraded, Held, Paused, Failing, HooksOnly}
 }
 
 // Status is what the agent tells about itself. Its JSON form is an interface: fields are added, never renamed.
@@ -36,7 +38,7 @@ type Status struct {
 	Started time.Time `json:"started"`
 	PID     int       `json:"pid"`
 	Source  string    `json:"source"` // the watched directory
-	Target  string    `json:"target"` // rsync://user@host:port/module
+	Target  string    `json:"target"` // rsync://user@host:port/module; "" without a backup
 
 	Backlog    Backlog        `json:"backlog"`
 	LagSeconds float64        `json:"lag_seconds"`            // age of the oldest change that is not on the backup

@@ -18,6 +18,9 @@ const maxDrift = 100_000
 // verify compares the contents of both trees and tells what differs although nothing is on its way. With repair, what
 // differs is sent, and what is only on the backup goes to the door.
 func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error {
+	if l.agent.opts.Pair.HooksOnly() {
+		return errNoBackup
+	}
 	// Everything from before the call first, or it would look like drift.
 	if err := l.wait(ctx); err != nil {
 		return err

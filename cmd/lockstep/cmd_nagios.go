@@ -77,7 +77,7 @@ func nagiosLevel(s replicate.Status, maxLag time.Duration) (level int, line stri
 		line += ": " + s.Reason
 	}
 	switch s.State {
-	case replicate.InStep, replicate.Behind:
+	case replicate.InStep, replicate.Behind, replicate.HooksOnly:
 	case replicate.Starting, replicate.Degraded, replicate.Paused:
 		level = nagiosWarning
 	case replicate.Held, replicate.Failing:

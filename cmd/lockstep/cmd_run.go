@@ -24,6 +24,16 @@ import (
 // runFiles says where an agent finds its things.
 type runFiles struct {
 	definition, password, state, runtime string
+	// With transport ssh:
+	sshKey, knownHosts string
+}
+
+// shell is the command that rsync reaches the backup host by; nil when it dials the daemon.
+func (files *runFiles) shell(p pair.Pair) []string {
+	if p.Transport != pair.SSH {
+		return nil
+	}
+	return p.RemoteShell(files.sshKey, files.knownHosts)
 }
 
 func runRun(ctx context.Context, std stdio, args []string) error {
@@ -32,6 +42,8 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	var files runFiles
 	f.StringVar(&files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
 	f.StringVar(&files.password, "password-file", "", "rsync password `file` (default $CREDENTIALS_DIRECTORY/password or "+secretsDir+"/NAME)")
+	f.StringVar(&files.sshKey, "ssh-key", "", "private key `file`, with transport ssh (default $CREDENTIALS_DIRECTORY/ssh_key or "+secretsDir+"/NAME.ssh)")
+	f.StringVar(&files.knownHosts, "known-hosts", "", "`file` with the backup host's keys, with transport ssh (default $CREDENTIALS_DIRECTORY/known_hosts or "+secretsDir+"/NAME.known_hosts)")
 	f.StringVar(&files.state, "state-dir", "", "state `directory` (default $STATE_DIRECTORY or "+stateRoot+"/NAME)")
 	f.StringVar(&files.runtime, "runtime-dir", "", "runtime `directory` (default $RUNTIME_DIRECTORY or "+runRoot+"/NAME)")
 	rsync := f.String("rsync", "", "rsync `binary` (default: the one in PATH)")
@@ -47,9 +59,10 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	switch {
 	case f.NArg() > 1:
 		return usageError(fmt.Errorf("unexpected argument %q", f.Arg(1)))
-	case name == "" && (files.definition == "" || files.password == "" || files.state == "" || files.runtime == ""):
-		return usageError(errors.New("run needs the name of a pair, or --definition, --password-file, --state-dir and --runtime-dir"))
+	case name == "" && (files.definition == "" || files.state == "" || files.runtime == ""):
+		return usageError(errRunNeeds)
 	}
+	noPassword := name == "" && files.password == ""
 	if err := files.complete(name); err != nil {
 		return err
 	}
@@ -60,7 +73,10 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	if name != "" && p.Name != name {
 		return cannotStart(std.err, name, fmt.Errorf("%s: name is %q, want %q as the file is called", files.definition, p.Name, name))
 	}
-	user, err := readPassword(files.password)
+	if noPassword && !p.HooksOnly() {
+		return usageError(errRunNeeds)
+	}
+	user, err := files.login(p)
 	if err != nil {
 		return cannotStart(std.err, p.Name, fmt.Errorf("password of pair %q: %w", p.Name, err))
 	}
@@ -73,6 +89,8 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		Pair:         p,
 		User:         user,
 		PasswordFile: files.password,
+		SSHKey:       files.sshKey,
+		KnownHosts:   files.knownHosts,
 		StateDir:     files.state,
 		RuntimeDir:   files.runtime,
 		Rsync:        *rsync,
@@ -85,7 +103,7 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 			if err != nil {
 				return p, "", err
 			}
-			user, err := readPassword(files.password)
+			user, err := files.login(p)
 			return p, user, err
 		},
 	})
@@ -122,11 +140,22 @@ func cannotStart(w io.Writer, pair string, err error) error {
 	return &statusError{status: exitConfig}
 }
 
+var errRunNeeds = errors.New("run needs the name of a pair, or --definition, --password-file, --state-dir and --runtime-dir\nhint: a pair with transport none needs no --password-file")
+
+// login returns the user that goes with the password. Without a backup there is neither.
+func (files *runFiles) login(p pair.Pair) (user string, err error) {
+	if p.HooksOnly() {
+		return "", nil
+	}
+	return readPassword(files.password)
+}
+
 // complete fills what was not given, first from what systemd says, then from the packaged places.
 func (files *runFiles) complete(name string) error {
-	credentials := filepath.Join(secretsDir, name)
+	password := filepath.Join(secretsDir, name)
+	sshKey, knownHosts := password+".ssh", password+".known_hosts"
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		credentials = filepath.Join(dir, "password")
+		password, sshKey, knownHosts = filepath.Join(dir, "password"), filepath.Join(dir, "ssh_key"), filepath.Join(dir, "known_hosts")
 	}
 	for _, d := range []struct {
 		path *string
@@ -134,7 +163,9 @@ func (files *runFiles) complete(name string) error {
 		or   string
 	}{
 		{&files.definition, "", filepath.Join(pairsDir, name+".yaml")},
-		{&files.password, "", credentials},
+		{&files.password, "", password},
+		{&files.sshKey, "", sshKey},
+		{&files.knownHosts, "", knownHosts},
 		{&files.state, "STATE_DIRECTORY", filepath.Join(stateRoot, name)},
 		{&files.runtime, "RUNTIME_DIRECTORY", filepath.Join(runRoot, name)},
 	} {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,7 +60,7 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 // stateStatus is the exit status for a state.
 func stateStatus(s replicate.State) int {
 	switch s {
-	case replicate.InStep:
+	case replicate.InStep, replicate.HooksOnly:
 		return exitOK
 	case replicate.Held:
 		return exitHeld
@@ -151,7 +152,7 @@ func printStatus(w io.Writer, s replicate.Status, now time.Time) error {
 		p.line("hint      %s", visible(s.Hint))
 	}
 	p.line("source    %s", visible(s.Source))
-	p.line("target    %s", s.Target)
+	p.line("target    %s", cmp.Or(s.Target, "no backup: hooks are told of what changes"))
 	if s.LastInStep != nil && s.State != replicate.InStep {
 		p.line("in step   last %s", ago(now, *s.LastInStep))
 	}

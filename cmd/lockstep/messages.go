@@ -27,6 +27,7 @@ func messages() []message {
 		{"7db3585889b5494287a952e8f0c83a7f", "state", "held"},
 		{"d8234fe8a25d47e9a943b235f6b629e5", "state", "paused"},
 		{"8a286d142e1c4da3b37c36c1d4e2ef9f", "state", "failing"},
+		{"354738b8a73841f5becf2fc3835110a9", "state", "hooks only"},
 		{"f139384af3a24da490f937624762b813", "watching", ""},
 		{"3f01cae933a74d2287cc9affef9e6ad7", "the watch is incomplete: what is not watched is scanned at intervals", ""},
 		{"5759d2dedb1b49e2b0b593800dfe8af8", "the watch is complete again", ""},
