@@ -98,11 +98,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	unlock, err := lock(filepath.Join(a.opts.StateDir, "lock"))
+	unlock, killed, err := lock(filepath.Join(a.opts.StateDir, "lock"))
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	clean := false
+	defer func() { unlock(clean) }()
 	removeCookies(cookies)
 
 	eng, version, err := a.engine(a.opts.Pair, a.opts.User)
@@ -132,7 +133,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, ln := range listeners {
 		servers.Go(func() error { return serve(serverCtx, ln, l) })
 	}
+	if killed {
+		l.cutOff(time.Now())
+	}
 	err = l.run(ctx)
+	clean = err == nil && !l.leftovers.wanted
 	stopServers()
 	return errors.Join(err, servers.Wait())
 }
@@ -183,24 +188,32 @@ func newWatcher(p pair.Pair, cookies string, progress func(int)) (watch.Watcher,
 	})
 }
 
-// lock makes sure that one agent at a time works for a pair: two would undo each other's deletions.
-func lock(name string) (unlock func(), err error) {
+// lock makes sure that one agent at a time works for a pair: two would undo each other's deletions. The file holds the
+// process id for as long as it runs; killed is true when the agent before could not clear it.
+func lock(name string) (unlock func(clean bool), killed bool, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", name, ErrRunning)
+			return nil, false, fmt.Errorf("%s: %w", name, ErrRunning)
 		}
-		return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
+		return nil, false, &fs.PathError{Op: "flock", Path: name, Err: err}
 	}
-	return func() {
+	if fi, err := f.Stat(); err == nil {
+		killed = fi.Size() > 0
+	}
+	_, _ = f.WriteAt(fmt.Appendf(nil, "%-10d\n", os.Getpid()), 0) // a full disk is no reason to replicate nothing
+	return func(clean bool) {
+		if clean {
+			_ = f.Truncate(0) // it costs a later start half a second at most
+		}
 		// Closing is not enough while a child, between fork and exec, has the descriptor too.
 		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
 		f.Close()
-	}, nil
+	}, killed, nil
 }
 
 func exists(name string) bool {

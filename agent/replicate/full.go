@@ -72,8 +72,8 @@ func (l *loop) startFull(now time.Time) bool {
 	if f.need == "" && !f.running && f.schedule != nil && !f.next.IsZero() && !now.Before(f.next) {
 		f.need = "schedule"
 	}
-	if at, ok := l.linksDue(); ok && f.need == "" && !f.running && !now.Before(at) {
-		f.need = "a file with several names was changed"
+	if at, why, ok := l.lookDue(); ok && f.need == "" && !f.running && !now.Before(at) {
+		f.need = why
 	}
 	if f.running && f.phase == "settle" && f.need != "" && f.retry.IsZero() {
 		// What it found is waited for, and that may wait for another comparison itself.
@@ -89,6 +89,7 @@ func (l *loop) startFull(now time.Time) bool {
 	f.running, f.phase, f.cause, f.need = true, "compare", f.need, ""
 	f.begun, f.recursed, f.differs, f.extra = now, false, 0, 0
 	l.links.wanted = false
+	l.leftovers.looked(now)
 	f.started++
 	l.log.Info("full batch", "reason", f.cause)
 	l.startList(now)
@@ -102,12 +103,12 @@ func (l *loop) fullWake() (at time.Time, ok bool) {
 		return at, false
 	case f.need != "":
 		return f.retry, !f.retry.IsZero() && l.watch.ready
-	case l.links.wanted:
-		return l.linksDue()
-	case f.schedule != nil && !f.next.IsZero():
-		return f.next, true
 	}
-	return at, false
+	at, _, ok = l.lookDue()
+	if f.schedule != nil && !f.next.IsZero() && (!ok || f.next.Before(at)) {
+		at, ok = f.next, true
+	}
+	return at, ok
 }
 
 // comparison is what compare found.
@@ -295,6 +296,9 @@ func (l *loop) recursed(now time.Time, res transfer.Result) {
 	l.full.job = nil
 	l.account(now, res)
 	l.arrivedTree(res)
+	if res.Cut {
+		l.cutOff(now)
+	}
 	if res.Class != transfer.Done {
 		l.fullFailed(now, res.Message)
 		return
@@ -340,7 +344,7 @@ func (l *loop) completeFull(now time.Time) {
 	f.last, f.took = now, now.Sub(f.begun)
 	if f.problem == "" {
 		// Something may have happened meanwhile that another one must look at.
-		f.valid = f.valid || f.need == "" && !l.links.wanted
+		f.valid = f.valid || f.need == "" && !l.links.wanted && !l.leftovers.wanted
 	} else if f.need == "" {
 		f.need = "the last one was not complete"
 		f.failures++

@@ -341,7 +341,6 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 // gone takes a path to the door that is not in the source any more.
 func (l *loop) gone(now time.Time, e queue.Entry) {
 	l.ledger.clear(e.Path, true, nil)
-	l.complete(now, e.First, e.Path)
 	d := deletion{path: e.Path, first: e.First}
 	if l.pair.HooksOnly() {
 		l.arrived(transfer.Result{Class: transfer.Done}, nil, []string{e.Path})
@@ -363,7 +362,6 @@ func (l *loop) giveBack(now time.Time, w *work) {
 		return
 	}
 	again := make([]queue.Again, 0, len(w.batch.Entries))
-	l.cutOff(now, w)
 	for _, e := range w.batch.Entries {
 		if w.ledger {
 			l.ledger.postpone(now, e.Path)
@@ -555,6 +553,9 @@ func (l *loop) startLedger(now time.Time) bool {
 // settle takes in the result of a transfer that sent something.
 func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue.Entry) {
 	l.account(now, res)
+	if res.Cut {
+		l.cutOff(now)
+	}
 	switch res.Class {
 	case transfer.Done:
 	case transfer.Unknown:
@@ -593,7 +594,6 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 			l.ledger.clear(e.Path, e.Tree, failed)
 		}
 		delete(l.distrust, e.Path)
-		l.complete(now, w.first, e.Path)
 		if e.Created {
 			l.door.created(1)
 		}

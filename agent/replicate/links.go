@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// linksPace bounds the comparisons for the sake of files with several names: at most a tenth of the time.
+	// linksPace bounds the comparisons for the sake of files with several names, or of broken transfers: at most a tenth of the time.
 	linksPace = 10
 
 	// linksKnown is how many such files are remembered, at about 100 bytes each. When one is forgotten, its next look
@@ -82,9 +82,4 @@ func (l *loop) linked(files map[inode]time.Time) {
 		l.links.known[id] = changed
 		l.links.wanted, l.full.valid = true, false
 	}
-}
-
-// linksDue tells when the comparison may begin that a file with several names asks for.
-func (l *loop) linksDue() (at time.Time, ok bool) {
-	return l.full.listFrom.Add((linksPace + 1) * l.full.listing), l.links.wanted
 }

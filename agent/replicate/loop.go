@@ -60,20 +60,20 @@ type loop struct {
 	// jobsCtx ends when running transfers must stop; it outlives the context of run.
 	jobsCtx context.Context
 
-	q        *queue.Queue
-	door     *door
-	ledger   *ledger
-	outage   *outage
-	source   source
-	full     full
-	watch    watchState
-	links    links
-	partials partials
-	walked   walked
-	open     map[string]openFile
-	distrust map[string]struct{} // paths that must be sent by their contents
-	paused   bool
-	stopping bool
+	q         *queue.Queue
+	door      *door
+	ledger    *ledger
+	outage    *outage
+	source    source
+	full      full
+	watch     watchState
+	links     links
+	leftovers leftovers
+	walked    walked
+	open      map[string]openFile
+	distrust  map[string]struct{} // paths that must be sent by their contents
+	paused    bool
+	stopping  bool
 
 	jobs    map[*job]struct{}
 	flying  map[*work]struct{} // in flight in the queue: running or waiting
@@ -220,6 +220,9 @@ func (l *loop) run(ctx context.Context) error {
 		return err
 	}
 	l.requestFull(now, atStart)
+	if l.leftovers.wanted {
+		l.full.retry = l.leftovers.at // so that one comparison does for both
+	}
 	reports := l.startWatcher(watchCtx, now)
 	defer l.group.Wait()
 	defer close(l.quit)

@@ -37,6 +37,7 @@ type report struct {
 	incomplete bool
 	overflow   bool
 
+	unreached        bool // the module was not reached
 	deletionsStopped string
 	noSpace          string
 	explained        bool     // a line tells what status 23 is about
@@ -102,6 +103,7 @@ var (
 	tooLongLine    = regexp.MustCompile(`^(?:skipping overly long name|temporary filename too long|path too long): (.*)$`)
 	overflowsLine  = regexp.MustCompile(`^filename overflows max-path len by \d+: (.*)$`)
 	impossibleLine = regexp.MustCompile(`^([ug]id 4294967295 \(-1\) is impossible to set) on "(.*)"(?: \(in .*\))?$`)
+	unreachedLine  = regexp.MustCompile(`failed to connect to|getaddrinfo|did not see server greeting|didn't get server startup line|^@ERROR`)
 	noPartialLine  = regexp.MustCompile(`^Unable to create partial-dir for (.*) -- discarding (?:completed|partial) file\.$`)
 	absentParent   = regexp.MustCompile(`^WARNING: parent dir is absent in the file list: `)
 	stoppedLine    = regexp.MustCompile(`^Deletions stopped due to --max-delete limit \((\d+) skipped\)$`)
@@ -128,6 +130,7 @@ func (rep *report) errLine(line string) {
 	rep.mu.Lock()
 	defer rep.mu.Unlock()
 	rep.stderr.add(line)
+	rep.unreached = rep.unreached || unreachedLine.MatchString(line)
 	first := strings.HasPrefix(line, "rsync: ") && rep.failure(line) // the most frequent kind
 	if !first && !rep.common(line) && !rep.failure(line) {
 		if len(rep.unknown) < maxCauses && !summaryLine.MatchString(line) {

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import "time"
+
+const (
+	// cleanUp is how long rsync on the backup host gets to put away what it had not finished when its connection broke.
+	cleanUp = 500 * time.Millisecond
+
+	// lateCleanUp comes on top of transfer.timeout, after which rsync on the backup host gives up a connection that is silent.
+	lateCleanUp = 5 * time.Second
+)
+
+// leftovers says when to look for what broken transfers have left on the backup: a temporary file (rsync was killed) or a
+// part of one in rsync's directory for such (rsync noticed). Where the network was cut, rsync on the backup host notices
+// last of all. A comparison finds both, at most a tenth of the time (see linksPace).
+type leftovers struct {
+	wanted bool      // the pair is not in step until then
+	at     time.Time // not before
+	late   time.Time // a second look; zero: none
+}
+
+// cutOff notes that a transfer did not come to its end.
+func (l *loop) cutOff(now time.Time) {
+	if !l.door.enabled {
+		return // nothing is deleted from this backup
+	}
+	l.leftovers = leftovers{
+		wanted: true,
+		at:     now.Add(cleanUp),
+		late:   now.Add(time.Duration(l.pair.Transfer.Timeout) + lateCleanUp),
+	}
+	l.full.valid = false
+}
+
+// looked notes that a comparison begins.
+func (o *leftovers) looked(now time.Time) {
+	if o.wanted && !now.Before(o.at) {
+		o.wanted = false
+	}
+	if !now.Before(o.late) {
+		o.late = time.Time{}
+	}
+}
+
+// lookDue tells when a comparison may begin that a file with several names or a broken transfer asks for.
+func (l *loop) lookDue() (at time.Time, why string, ok bool) {
+	paced := l.full.listFrom.Add((linksPace + 1) * l.full.listing)
+	after := func(t time.Time) time.Time {
+		if t.After(paced) {
+			return t
+		}
+		return paced
+	}
+	switch o := &l.leftovers; {
+	case l.links.wanted:
+		return paced, "a file with several names was changed", true
+	case o.wanted:
+		return after(o.at), "a broken transfer may have left something", true
+	case !o.late.IsZero():
+		return after(o.late), "a broken transfer may have left something, late", true
+	}
+	return at, "", false
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+// A transfer that was cut off may leave something on the backup: at once, or where the network was cut, when rsync on
+// the backup host gives up.
+func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what != "send" {
+				return nil
+			}
+			r.e.mu.Lock()
+			r.e.dst.put(".b.x7Hq2s", node{data: "part"})
+			r.e.mu.Unlock()
+			res := failure(transfer.Transient, "broken")
+			res.Cut = true
+			return res
+		})
+		r.write("b", "1")
+		r.after(100 * time.Millisecond)
+		r.e.setAnswer(nil)
+		if s := r.status(); s.State == InStep {
+			t.Error("in step, before anybody has looked")
+		}
+		r.after(10 * time.Second)
+		r.wantState(InStep)
+		r.wantEqual()
+
+		r.e.set(func() { r.e.dst.put(".b.late00", node{data: "part"}) })
+		r.after(time.Duration(r.l.pair.Transfer.Timeout) + 2*lateCleanUp)
+		r.wantState(InStep)
+		r.wantEqual()
+		if n := r.l.full.started; n != 3 {
+			t.Errorf("%d full batches, want 3: at the start, at once, late", n)
+		}
+	})
+}
+
+func TestKilledAgentIsKnownToTheNext(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "lock")
+	for _, step := range []struct{ clean, killed bool }{{true, false}, {false, false}, {false, true}, {true, true}, {true, false}} {
+		unlock, killed, err := lock(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if killed != step.killed {
+			t.Errorf("killed: %v, want %v", killed, step.killed)
+		}
+		if data, _ := os.ReadFile(name); len(data) == 0 {
+			t.Error("the lock holds no process id")
+		}
+		unlock(step.clean)
+	}
+}
