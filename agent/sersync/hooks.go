@@ -19,7 +19,7 @@ func (im *importer) plugin(sersync *element) {
 		switch {
 		case !on:
 			im.note(e, "plugin "+name, Kept, "", "off")
-		case !slices.Contains([]string{"command", "socket", "http", "refreshCDN"}, name):
+		case !slices.Contains(pluginNames, name):
 			im.note(e, "plugin "+name, Refused, "hooks", "sersync has no such plugin; it has command, socket, http and refreshCDN")
 		default:
 			im.started = append(im.started, e)
@@ -36,7 +36,7 @@ func (im *importer) plugins(root *element, pairs []pair.Pair) {
 		started := slices.ContainsFunc(im.started, func(s *element) bool { return im.attr(s, "name") == name })
 		switch {
 		case !started:
-			im.note(e, "plugin "+name, Kept, "", "its settings are left out, as it is not started (sersync -m %s, which runs it alone, is not built yet)", name)
+			im.note(e, "plugin "+name, Kept, "", "its settings are left out, as it is not started; for sersync -m %s, which runs it alone, there is --plugin %s", name, name)
 		case settings[name] != nil:
 			im.problem(e, "", "given twice", "keep one of the two")
 		default:
@@ -60,6 +60,9 @@ func (im *importer) plugins(root *element, pairs []pair.Pair) {
 		text := "told of what has arrived, deletions too; a failure is tried again, and never delays what is replicated. sersync ran it whether the files had arrived or not, and once"
 		if len(pairs) > 1 {
 			text += ". It is a hook of the first pair only: sersync ran it once for all remotes"
+		}
+		if im.opts.Plugin != "" {
+			text = "told of what changes, deletions too; a failure is tried again. sersync ran it once"
 		}
 		im.note(s, "plugin "+name, Changed, "hooks", "%s", text)
 		switch name {

@@ -70,6 +70,9 @@ func (r *Result) shown(p pair.Pair) []leaf {
 	var out []leaf
 	for i, l := range leaves(p) {
 		always := slices.Contains([]string{"name", "source.host", "source.path", "backup.host", "backup.path"}, l.path())
+		if p.HooksOnly() && slices.Contains([]string{"backup", "auth", "delete", "transfer", "full", "retry"}, l.group) {
+			continue
+		}
 		if always || len(r.about(p, l.path())) > 0 || fmt.Sprint(l.value) != fmt.Sprint(plain[i].value) {
 			out = append(out, l)
 		}
@@ -96,6 +99,9 @@ func (r *Result) about(p pair.Pair, path string) []Note {
 func (r *Result) Render(as Format) (string, error) {
 	var b bytes.Buffer
 	for i, p := range r.Pairs {
+		if p.HooksOnly() && as != YAML {
+			return "", fmt.Errorf("%s makes pairs of two hosts, and pair %q has no backup: take yaml, and lockstep apply --role source on its host", as, p.Name)
+		}
 		switch as {
 		case YAML:
 			if i > 0 {

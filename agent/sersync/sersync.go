@@ -65,6 +65,8 @@ type Options struct {
 	// BackupPaths has the directory of each rsync module on the backup host. The one named "" is for every module
 	// that has none of its own.
 	BackupPaths map[string]string
+	// Plugin is what sersync -m has behind it: that plugin alone, without replication. "" is sersync without -m.
+	Plugin string
 }
 
 // Result is what one file says.
@@ -113,6 +115,9 @@ func Parse(data []byte, opts Options) (*Result, error) {
 	im.filter(root)
 	im.inotify(root)
 	pairs := im.sersync(root)
+	if opts.Plugin != "" {
+		pairs = im.alone(root, opts.Plugin)
+	}
 	im.plugins(root, pairs)
 	if len(im.problems) > 0 {
 		slices.SortStableFunc(im.problems, func(a, b pair.Problem) int { return lineOf(a) - lineOf(b) })

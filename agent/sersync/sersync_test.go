@@ -46,6 +46,8 @@ func golden(t *testing.T, pattern string, got func(t *testing.T, data []byte, op
 			for line := range strings.Lines(string(archive.Comment)) {
 				key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 				switch key {
+				case "plugin":
+					opts.Plugin = value
 				case "source-host":
 					opts.SourceHost = value
 				case "backup-path":
@@ -88,6 +90,9 @@ func TestImport(t *testing.T) {
 		out := []txtar.File{{Name: "notes", Data: []byte(notes.String())}}
 		for _, as := range Formats {
 			text, err := result.Render(as)
+			if opts.Plugin != "" && as != YAML && err != nil {
+				text, err = err.Error()+"\n", nil
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,6 +130,9 @@ func check(t *testing.T, result *Result) {
 		}
 		if diff := cmp.Diff(p, again); diff != "" {
 			t.Errorf("the YAML says something else:\n%s", diff)
+		}
+		if p.HooksOnly() {
+			continue // the others make pairs of two hosts
 		}
 		for as, read := range map[Format]func(string) (any, error){Ansible: readTask, Terraform: readResource} {
 			text, err := one.Render(as)

@@ -42,6 +42,7 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 		opts.BackupPaths[module] = path
 		return nil
 	})
+	flags.StringVar(&opts.Plugin, "plugin", "", "as sersync -m: this plugin alone, `command, socket, http or refreshCDN`, without replication")
 	compare := flags.Bool("compare", false, "print no definition: tell, beside the sersync that runs, what lockstep would do otherwise. It changes nothing on either host")
 	var with compareOptions
 	flags.DurationVar(&with.length, "for", 0, "with --compare: for how `long` (default until Ctrl-C)")

@@ -33,7 +33,7 @@ func (o compareOptions) check(flags *flag.FlagSet, compare bool) error {
 	var err error
 	flags.Visit(func(f *flag.Flag) {
 		only := slices.Contains([]string{"for", "settle", "every", "password-file", "rsync", "json"}, f.Name)
-		never := slices.Contains([]string{"as", "dir"}, f.Name)
+		never := slices.Contains([]string{"as", "dir", "plugin"}, f.Name)
 		switch {
 		case only && !compare:
 			err = fmt.Errorf("--%s is for --compare", f.Name)
