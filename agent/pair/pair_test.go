@@ -95,7 +95,10 @@ func TestHooksInTheDocsParse(t *testing.T) {
 	types := map[string]bool{}
 	for _, block := range strings.Split(string(text), "```yaml\n")[1:] {
 		block, _, _ = strings.Cut(block, "```")
-		p, err := Parse([]byte("name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n" + block))
+		if !strings.HasPrefix(block, "name: ") {
+			block = "name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n" + block
+		}
+		p, err := Parse([]byte(block))
 		if err != nil {
 			t.Errorf("%v\n%s", err, block)
 		}
