@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/lockstep-sync/lockstep/agent/replicate"
+	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
 // Where a packaged agent has its directories; see lockstep(8) FILES.
@@ -45,6 +46,22 @@ func newClient(name, runtimeDir string) *client {
 		},
 	}
 	return c
+}
+
+// who names the agent for an error: by its pair, or stand-alone by its runtime directory.
+func (c *client) who() string {
+	if filepath.IsAbs(c.name) {
+		return "the agent in " + c.name
+	}
+	return fmt.Sprintf("pair %q", c.name)
+}
+
+// whereToLook is what to do about an agent that does not answer.
+func (c *client) whereToLook() string {
+	if filepath.IsAbs(c.name) {
+		return "is `lockstep run` with this --runtime-dir running?"
+	}
+	return "systemctl status " + unit.AgentName(c.name)
 }
 
 // pairFlags are the flags of every command that talks to an agent.
@@ -150,11 +167,11 @@ func (c *client) do(ctx context.Context, method, path string) (*http.Response, e
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, fs.ErrPermission):
-		return nil, &statusError{exitNoAgent, fmt.Errorf("pair %q: %s: permission denied\nhint: run as root or as a member of group lockstep", c.name, c.socket)}
+		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: %s: permission denied\nhint: run as root or as a member of group lockstep", c.who(), c.socket)}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, &statusError{exitNoAgent, fmt.Errorf("pair %q: no agent answers at %s\nhint: systemctl status lockstep@%s", c.name, c.socket, filepath.Base(c.name))}
+		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: no agent answers at %s\nhint: %s", c.who(), c.socket, c.whereToLook())}
 	case err != nil:
-		return nil, &statusError{exitNoAgent, fmt.Errorf("pair %q: %w", c.name, err)}
+		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: %w", c.who(), err)}
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
@@ -162,7 +179,7 @@ func (c *client) do(ctx context.Context, method, path string) (*http.Response, e
 		if err := json.NewDecoder(resp.Body).Decode(&u); err != nil || u.Error == "" {
 			u.Error = resp.Status
 		}
-		return nil, fmt.Errorf("pair %q: %s", c.name, u.Error)
+		return nil, fmt.Errorf("%s: %s", c.who(), u.Error)
 	}
 	return resp, nil
 }
@@ -175,7 +192,7 @@ func (c *client) get(ctx context.Context, method, path string, v any) error {
 	}
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
-		return fmt.Errorf("pair %q: answer of the agent: %w", c.name, err)
+		return fmt.Errorf("%s: answer of the agent: %w", c.who(), err)
 	}
 	return nil
 }
@@ -200,12 +217,12 @@ func (c *client) stream(ctx context.Context, path string, each func(replicate.Up
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return &statusError{exitNoAgent, fmt.Errorf("pair %q: the agent ended", c.name)}
+			return &statusError{exitNoAgent, fmt.Errorf("%s: the agent ended", c.who())}
 		case err != nil:
-			return fmt.Errorf("pair %q: answer of the agent: %w", c.name, err)
+			return fmt.Errorf("%s: answer of the agent: %w", c.who(), err)
 		}
 		if u.Error != "" {
-			return fmt.Errorf("pair %q: %s", c.name, u.Error)
+			return fmt.Errorf("%s: %s", c.who(), u.Error)
 		}
 		each(u)
 		if u.Done {

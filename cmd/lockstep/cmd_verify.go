@@ -3,9 +3,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/replicate"
 )
@@ -36,7 +38,7 @@ func runVerify(ctx context.Context, std stdio, args []string) error {
 				failed = enc.Encode(u.Drift)
 				return
 			}
-			_, failed = fmt.Fprintf(std.out, "%-8s %s\n", u.Drift.What, visible(u.Drift.Path))
+			_, failed = fmt.Fprintf(std.out, "%-8s %s%s\n", u.Drift.What, visible(cmp.Or(u.Drift.Path, ".")), attributes(u.Drift))
 		case u.Status != nil:
 			show.set("comparing the contents of both trees")
 		}
@@ -58,4 +60,25 @@ func runVerify(ctx context.Context, std stdio, args []string) error {
 	default:
 		return &statusError{exitDiffers, fmt.Errorf("%s\nhint: lockstep verify --repair", count(drift, "difference"))}
 	}
+}
+
+// itemized are the attributes that rsync tells of by a letter each; see --itemize-changes in rsync(1). The first two letters are
+// the kind of update and of file.
+var itemized = []string{"contents", "size", "time", "mode", "owner", "group", "", "ACL", "extended attributes"}
+
+// attributes says in words in what a file on the backup differs.
+func attributes(d *replicate.Drift) string {
+	if d.What != "edited" || len(d.Detail) < 2+len(itemized) {
+		return ""
+	}
+	var words []string
+	for i, word := range itemized {
+		if c := d.Detail[2+i]; word != "" && c != '.' && c != ' ' && c != '+' {
+			words = append(words, word)
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "  (" + strings.Join(words, ", ") + ")"
 }

@@ -38,7 +38,7 @@ func runWait(ctx context.Context, std stdio, args []string) error {
 				state += "\nhint: " + visible(last.Hint)
 			}
 		}
-		return &statusError{exitTimeout, fmt.Errorf("pair %q: not everything is on the backup after %v%s", c.name, *timeout, state)}
+		return &statusError{exitTimeout, fmt.Errorf("%s: not everything is on the backup after %v%s", c.who(), *timeout, state)}
 	}
 	return err
 }
