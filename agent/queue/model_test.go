@@ -31,6 +31,7 @@ type flying struct {
 type pathTimes struct {
 	first, last time.Time
 	again       bool // given back: due at once, whatever happens to it
+	fresh       bool // made: it may go early
 }
 
 const (
@@ -66,6 +67,7 @@ func modelPath(b byte) string {
 func (m *model) event(path string, op watch.Op, dir, tree bool) {
 	m.q.Add(m.now, []watch.Event{{Path: path, Op: op, Dir: dir, Tree: tree}})
 	m.mark(path)
+	m.dirty[path].fresh = m.dirty[path].fresh || op&watch.Create != 0
 }
 
 func (m *model) mark(path string) {
@@ -112,8 +114,8 @@ func (m *model) next(limit int) {
 			if e.First.After(times.first) {
 				m.t.Fatalf("%q is said to be dirty since %v, but %q was at %v", e.Path, e.First.Sub(t0), p, times.first.Sub(t0))
 			}
-			due = due || e.Tree || times.again || m.now.Sub(times.last) >= modelDelay || m.now.Sub(e.First) >= modelMaxDelay
-			if !e.Tree && !times.again && m.now.Sub(times.last) < modelDelay/4 && m.now.Sub(e.First) < modelMaxDelay-modelDelay*3/4 {
+			due = due || e.Tree || times.again || times.fresh || m.now.Sub(times.last) >= modelDelay || m.now.Sub(e.First) >= modelMaxDelay
+			if !e.Tree && !times.again && !times.fresh && m.now.Sub(times.last) < modelDelay/4 && m.now.Sub(e.First) < modelMaxDelay-modelDelay*3/4 {
 				m.t.Fatalf("%q handed out too early", p)
 			}
 			delete(m.dirty, p)
@@ -232,6 +234,9 @@ func (m *model) finish() {
 	}
 	if len(m.dirty) > 0 {
 		m.t.Fatalf("never handed out: %v", m.dirty)
+	}
+	if m.q.fresh != 0 {
+		m.t.Fatalf("%d fresh paths in an empty queue", m.q.fresh)
 	}
 	if !m.q.root.kids.empty() || m.q.root.busy != 0 || m.q.root.below != 0 || len(m.q.alone) != 0 {
 		m.t.Fatal("nodes are left behind")

@@ -495,6 +495,70 @@ func BenchmarkBatchOf1000(b *testing.B) {
 }
 
 // A larger delay is worth its latency only if it makes batches larger.
+func made(paths ...string) []watch.Event {
+	var out []watch.Event
+	for _, p := range paths {
+		out = append(out, watch.Event{Path: p, Op: watch.Create | watch.Modify})
+	}
+	return out
+}
+
+// The delay is 20 ms, so the pace is one path every 2.5 ms.
+func TestPathThatWasJustMadeGoesWhenNothingMoreHappens(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), made("a"))
+	q.Add(at(0), touch("log"))
+	wantNext(t, q, 2, "")
+	b := wantNext(t, q, 3, "a")
+	q.Done(at(5), b, nil)
+	wantNext(t, q, 19, "")
+	wantNext(t, q, 20, "log")
+}
+
+func TestPathsThatAreMadeOneByOneGoOneByOne(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), touch("log"))
+	for ms := 0; ms < 100; ms += 5 {
+		q.Add(at(ms), made(fmt.Sprint(ms)))
+		q.Add(at(ms+1), touch("log")) // something always happens
+		q.Add(at(ms+2), touch("log"))
+		q.Add(at(ms+3), touch("log"))
+		wantNext(t, q, ms+1, "")
+		q.Done(at(ms+4), wantNext(t, q, ms+3, fmt.Sprint(ms)), nil)
+	}
+}
+
+func TestPathsThatAreMadeByTheHundredGoTogether(t *testing.T) {
+	q := newQueue()
+	var batches []int
+	for ms := range 200 {
+		q.Add(at(ms), made(fmt.Sprintf("%03d", ms)))
+		if b, ok := q.Next(at(ms), 1000); ok {
+			batches = append(batches, len(b.Entries))
+			q.Done(at(ms), b, nil)
+		}
+	}
+	for _, n := range batches {
+		if n < 40 {
+			t.Fatalf("batches of %v paths: they should wait for twice the delay", batches)
+		}
+	}
+	if len(batches) < 4 {
+		t.Fatalf("%d batches: they should not wait for more than twice the delay", len(batches))
+	}
+}
+
+func TestPathThatIsBeingWrittenGoesWhenItIsQuiet(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), made("big"))
+	for ms := 1; ms < 60; ms++ {
+		q.Add(at(ms), append(touch("big"), made(fmt.Sprint(ms/2))...)) // many others are made
+	}
+	if _, got := next(t, q, 59); !strings.HasPrefix(got, "0 1 10") || strings.Contains(got, "big") {
+		t.Fatalf("handed out %q", got)
+	}
+}
+
 func TestWhatIsQuietForAQuarterOfTheDelayGoesAlong(t *testing.T) {
 	t.Parallel()
 	q := New(Options{Delay: 100 * time.Millisecond, MaxDelay: 5 * time.Second})
@@ -505,7 +569,7 @@ func TestWhatIsQuietForAQuarterOfTheDelayGoesAlong(t *testing.T) {
 		t.Fatalf("%d entries, want the 100 that are due", len(b.Entries))
 	}
 	for i := range 20 { // one path every 5 ms
-		q.Add(t0.Add(time.Duration(i)*5*time.Millisecond), []watch.Event{{Path: fmt.Sprint("f", i), Op: watch.Create}})
+		q.Add(t0.Add(time.Duration(i)*5*time.Millisecond), touch(fmt.Sprint("f", i)))
 	}
 	if b, ok := q.Next(t0.Add(99*time.Millisecond), 1000); ok {
 		t.Fatalf("%d entries before the first is due", len(b.Entries))

@@ -200,6 +200,7 @@ func (q *Queue) add(t int64, path string, m mark, first, due int64) {
 	if m.tree && !n.tree && q.dropBelow(n, &first) {
 		m.compare = true
 	}
+	was := n.isFresh()
 	switch {
 	case !n.dirty:
 		n.dirty, n.due, n.again = true, due, m.again
@@ -222,14 +223,34 @@ func (q *Queue) add(t int64, path string, m mark, first, due int64) {
 		q.backdate(n, first)
 		n.due = due
 	}
-	if !m.again {
-		n.due = min(n.due, max(n.first+int64(q.opts.MaxDelay), t))
-	}
 	n.ops |= m.ops
 	n.tree = n.tree || m.tree
 	n.compare = n.compare || m.compare
-	q.wakeAt(n.due)
+	wake := n.due
+	if n.isFresh() {
+		if q.fresh == 0 {
+			q.since = t
+		}
+		if !was {
+			q.fresh++
+		}
+		// It goes with the others that are made meanwhile, or earlier if there are few.
+		if due > t {
+			n.due = max(n.due, n.first+2*int64(q.opts.Delay))
+		}
+		wake = min(n.due, q.freshAt())
+	} else if was {
+		q.fresh--
+	}
+	if !m.again {
+		n.due = min(n.due, max(n.first+int64(q.opts.MaxDelay), t))
+	}
+	q.wakeAt(min(wake, n.due))
 }
+
+// isFresh reports whether a dirty path was made since it was last handed out. One that was looked at and given back is not:
+// when to look again is known.
+func (n *node) isFresh() bool { return n.dirty && n.ops&watch.Create != 0 && !n.again }
 
 // link puts a dirty node into the ring, which is in the order of first. One that is older than the newest goes to
 // the front and counts as old as the oldest: an age may be told too high, never too low.
@@ -257,6 +278,9 @@ func (q *Queue) backdate(n *node, first int64) {
 func (q *Queue) clean(n *node) {
 	n.prev.next, n.next.prev = n.next, n.prev
 	n.prev, n.next = nil, nil
+	if n.isFresh() {
+		q.fresh--
+	}
 	n.dirty, n.tree, n.compare, n.again, n.ops = false, false, false, false, 0
 	q.dirty--
 	for p := n.parent; p != nil; p = p.parent {

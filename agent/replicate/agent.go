@@ -185,8 +185,17 @@ func newWatcher(p pair.Pair, cookies string, progress func(int)) (watch.Watcher,
 		Exclude:   exclude,
 		CookieDir: cookies,
 		Progress:  progress,
+		Gather:    min(time.Duration(p.Watch.Delay)/gatherPart, maxGather),
 	})
 }
+
+const (
+	// gatherPart is the part of watch.delay for which the watcher gathers events. It is half of the time without events
+	// after which the queue lets a new path go.
+	gatherPart = 16
+	// maxGather bounds it: inotify's queue holds 16,384 events, and a writer can make 200,000 a second.
+	maxGather = 10 * time.Millisecond
+)
 
 // lock makes sure that one agent at a time works for a pair: two would undo each other's deletions. The file holds the
 // process id for as long as it runs; killed is true when the agent before could not clear it.

@@ -24,7 +24,7 @@ func (l *loop) status(now time.Time) Status {
 	s := Status{
 		Pair:     l.pair.Name,
 		State:    l.state,
-		Reason:   l.reason,
+		Reason:   l.words(now),
 		Hint:     l.hint(l.state),
 		Since:    l.stateSince,
 		Started:  l.started,

@@ -188,6 +188,9 @@ func (l *loop) sourceTrouble(now time.Time, err error) {
 
 // startBatch hands the next due paths to a job, which looks at them and sends those that are there and at rest.
 func (l *loop) startBatch(now time.Time) bool {
+	if now.Before(l.gathering()) {
+		return false
+	}
 	b, ok := l.q.Next(now, batchPaths)
 	if !ok {
 		return false
@@ -286,8 +289,10 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 			gone = append(gone, e)
 		case fateBusy:
 			again = append(again, queue.Again{Entry: e, At: f.at})
+			l.ledger.postpone(now, e.Path)
 		case fateLater:
 			again = append(again, queue.Again{Entry: e, At: now})
+			l.ledger.postpone(now, e.Path)
 		case fateUnreadable:
 			l.failEntry(now, e, f.reason, false)
 		}
@@ -297,7 +302,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 			big := l.q.Split(&w.batch, func(e queue.Entry) bool { return e.Path == path })
 			if len(big.Entries) > 0 {
 				l.q.Alone(big)
-				l.waiting = append(l.waiting, l.newWork(workBig, big))
+				l.setApart(w, workBig, big)
 			}
 		}
 		if f.kind != fateGone && l.door.forget(path) {
@@ -306,7 +311,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	}
 	trees := l.q.Split(&w.batch, func(e queue.Entry) bool { return p.apart[e.Path].kind == fateTree })
 	if len(trees.Entries) > 0 {
-		l.waiting = append(l.waiting, l.newWork(workTree, trees))
+		l.setApart(w, workTree, trees)
 	}
 	for _, path := range p.send {
 		delete(l.open, path)
@@ -336,6 +341,13 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	if len(w.batch.Entries) == 0 {
 		delete(l.flying, w)
 	}
+}
+
+// setApart lets a part of w wait for a slot of its own.
+func (l *loop) setApart(w *work, kind workKind, b queue.Batch) {
+	part := l.newWork(kind, b)
+	part.ledger = w.ledger
+	l.waiting = append(l.waiting, part)
 }
 
 // gone takes a path to the door that is not in the source any more.
@@ -702,11 +714,8 @@ func (l *loop) bisect(now time.Time, w *work, res transfer.Result) {
 	}
 	a := l.q.Split(&w.batch, func(e queue.Entry) bool { return half[e.Path] })
 	delete(l.flying, w)
-	for _, b := range []queue.Batch{a, w.batch} {
-		part := l.newWork(w.kind, b)
-		part.ledger = w.ledger
-		l.waiting = append(l.waiting, part)
-	}
+	l.setApart(w, w.kind, a)
+	l.setApart(w, w.kind, w.batch)
 }
 
 // account counts the result of a transfer.

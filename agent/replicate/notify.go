@@ -21,13 +21,12 @@ func (l *loop) tell(now time.Time) {
 		l.ready = true
 		notify("READY=1")
 	}
-	words := joinWords(string(l.state), l.reason)
-	// In step and behind follow each other all day long.
-	if quietState(l.state) {
-		words = string(l.state)
-		if l.state == Behind && !l.full.valid {
-			words = joinWords(words, l.fullWords())
-		}
+	words := string(l.state)
+	switch {
+	case !quietState(l.state):
+		words = joinWords(words, l.reason)
+	case l.state == Behind && !l.full.valid: // else in step and behind follow each other all day long
+		words = joinWords(words, l.fullWords())
 	}
 	if words != l.told {
 		l.told = words

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Op is the set of things that happened to a path.
@@ -83,6 +84,9 @@ type Options struct {
 	Backend   string   // auto, fanotify, inotify; "" is auto
 	Exclude   *Exclude // directories it matches are not watched and paths it matches not reported; nil matches nothing
 	CookieDir string   // an existing directory of this user, watched by the same kernel queue, for Event.Cookie; "" = none
+	// Gather is how long events wait for others to be worked on with them. What a writer does to one file comes as several,
+	// and each would wake us up. The kernel keeps what is not read meanwhile.
+	Gather time.Duration
 	// Progress, if set, is called now and then during the first walk with the directories watched so far.
 	// It is called by Run's goroutine and must not block.
 	Progress func(dirs int)

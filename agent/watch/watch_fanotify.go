@@ -237,12 +237,36 @@ func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []
 		if err != nil {
 			return fmt.Errorf("fanotify: %w", err)
 		}
+		if n += f.more(ctx, buf[n:]); ctx.Err() != nil {
+			return ctx.Err()
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case full <- buf[:n]:
 		}
 	}
+}
+
+// more waits until some events have gathered and reads what is there of them.
+func (f *fanotify) more(ctx context.Context, buf []byte) (n int) {
+	if f.opts.Gather == 0 || len(buf) < fanBuffer/2 {
+		return 0
+	}
+	select {
+	case <-ctx.Done():
+		return 0
+	case <-time.After(f.opts.Gather):
+	}
+	// Read(2) of an empty queue fails with EAGAIN, and one of a buffer that is too small with EINVAL. Any other failure will be
+	// met by the next read, too.
+	if raw, err := f.file.SyscallConn(); err == nil {
+		_ = raw.Read(func(fd uintptr) bool {
+			n, err = unix.Read(int(fd), buf)
+			return true
+		})
+	}
+	return max(n, 0)
 }
 
 // handleAll works on a buffer of events.

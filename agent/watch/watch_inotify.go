@@ -142,6 +142,8 @@ func (s *inotify) run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(s.tune.rootEvery)
 	defer tick.Stop()
+	gather, gathering := stoppedTimer(), false
+	defer gather.Stop()
 	for {
 		s.endWalk()
 		s.flush()
@@ -151,11 +153,19 @@ func (s *inotify) run(ctx context.Context) error {
 		if n := len(s.walk.stack); n > 0 {
 			todo, next = s.walk.todo, s.walk.stack[n-1]
 		}
+		wake := s.inbox.wake
+		if gathering {
+			wake = nil
+		}
 		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.inbox.wake:
+		case <-wake:
+			gathering = true
+			gather.Reset(s.opts.Gather)
+		case <-gather.C:
+			gathering = false
 			err = s.drain(ctx)
 		case todo <- next:
 			s.walk.stack = s.walk.stack[:len(s.walk.stack)-1]
