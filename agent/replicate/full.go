@@ -296,9 +296,6 @@ func (l *loop) recursed(now time.Time, res transfer.Result) {
 	l.full.job = nil
 	l.account(now, res)
 	l.arrivedTree(res)
-	if res.Cut {
-		l.cutOff(now)
-	}
 	if res.Class != transfer.Done {
 		l.fullFailed(now, res.Message)
 		return

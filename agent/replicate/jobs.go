@@ -565,9 +565,6 @@ func (l *loop) startLedger(now time.Time) bool {
 // settle takes in the result of a transfer that sent something.
 func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue.Entry) {
 	l.account(now, res)
-	if res.Cut {
-		l.cutOff(now)
-	}
 	switch res.Class {
 	case transfer.Done:
 	case transfer.Unknown:
@@ -724,6 +721,9 @@ func (l *loop) account(now time.Time, res transfer.Result) {
 	l.counters.Bytes += res.Stats.Bytes
 	l.counters.SentBytes += res.Stats.Sent
 	l.counters.Deleted += res.Stats.Deleted
+	if res.Cut {
+		l.cutOff(now)
+	}
 	l.learn(now, res)
 }
 
