@@ -309,25 +309,15 @@ func (m *pairModel) host(role plan.Role) string { return text(*m.end(role), "hos
 // pairID names a pair within a configuration; it is also what `terraform import` takes.
 func pairID(host, name string) string { return host + "/" + name }
 
-// objects are the parts of each role that a host checks, in the order that they are told.
-var objects = map[plan.Role][]string{
-	plan.Source: {"definition", "secret", "unit", "service", "limits", "source_dir"},
-	plan.Backup: {"definition", "module", "secrets", "daemon", "directory"},
-}
-
 // allInSync is what every plan promises of one role's checks.
-func allInSync(role plan.Role) map[string]string {
-	checks := map[string]string{}
-	for _, object := range objects[role] {
-		checks[object] = plan.InSync
-	}
-	return checks
+func allInSync(role plan.Role, transport string) map[string]string {
+	return allSay(role, transport, plan.InSync)
 }
 
 // allSay gives every object of a role the same words.
-func allSay(role plan.Role, words string) map[string]string {
+func allSay(role plan.Role, transport, words string) map[string]string {
 	checks := map[string]string{}
-	for _, object := range objects[role] {
+	for _, object := range plan.Objects(role, transport) {
 		checks[object] = words
 	}
 	return checks
@@ -347,8 +337,8 @@ func located(host string, checks map[string]string) types.Map {
 }
 
 // checksOf completes what a host answered: an object that it does not mention is not known to be right.
-func checksOf(role plan.Role, reply plan.Reply) map[string]string {
-	checks := allSay(role, "not checked by lockstep "+reply.Versions["lockstep"]+" on the host")
+func checksOf(role plan.Role, transport string, reply plan.Reply) map[string]string {
+	checks := allSay(role, transport, "not checked by lockstep "+reply.Versions["lockstep"]+" on the host")
 	for object, words := range reply.Checks {
 		if _, ours := checks[object]; ours || words != plan.InSync {
 			checks[object] = words
@@ -362,5 +352,8 @@ func checksOf(role plan.Role, reply plan.Reply) map[string]string {
 func compareFingerprints(source, backup plan.Reply, checks map[string]string) {
 	if source.Fingerprint != "" && backup.Fingerprint != "" && source.Fingerprint != backup.Fingerprint && checks["secret"] == plan.InSync {
 		checks["secret"] = "another password than the backup host's"
+		if source.Pair != nil && source.Pair.Transport == pair.SSH {
+			checks["secret"] += ", or other ssh keys"
+		}
 	}
 }

@@ -145,8 +145,8 @@ func (r *pairResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 			continue
 		}
 		checks := types.MapUnknown(types.StringType) // of a new pair they say nothing that is not plain
-		if state != nil && !replaced {
-			checks = stringMap(allInSync(role))
+		if state != nil && !replaced && !planned.Transport.IsUnknown() {
+			checks = stringMap(allInSync(role, planned.Transport.ValueString()))
 		}
 		*end = with(*end, map[string]attr.Value{"checks": checks, "lockstep_version": *versions.at(role)})
 	}
@@ -248,7 +248,7 @@ func (r *pairResource) differs(planned, state pairModel) bool {
 			switch key {
 			case "lockstep_version":
 			case "checks":
-				if !stringMap(allInSync(role)).Equal(before[key]) {
+				if !stringMap(allInSync(role, planned.Transport.ValueString())).Equal(before[key]) {
 					return true
 				}
 			default:
@@ -427,7 +427,7 @@ func (r *pairResource) store(m *pairModel, out outcome) {
 	for _, role := range roles {
 		checks, version := *out.checks.at(role), types.StringNull()
 		if checks == nil {
-			checks = allSay(role, "not known: the apply was interrupted")
+			checks = allSay(role, m.Transport.ValueString(), "not known: the apply was interrupted")
 		}
 		if v := *out.versions.at(role); v != "" {
 			version = types.StringValue(v)
@@ -507,9 +507,9 @@ func (r *pairResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		if *away.at(role) {
 			continue
 		}
-		checks, version := allSay(role, "lockstep is not installed on this host"), types.StringNull()
+		checks, version := allSay(role, p.Transport, "lockstep is not installed on this host"), types.StringNull()
 		if reply := *replies.at(role); reply != nil {
-			checks = checksOf(role, *reply)
+			checks = checksOf(role, p.Transport, *reply)
 			if role == plan.Source && replies.backup != nil {
 				compareFingerprints(*reply, *replies.backup, checks)
 			}

@@ -40,7 +40,7 @@ func pairSchema() schema.Schema {
 	version := schema.StringAttribute{Computed: true, MarkdownDescription: "Version of `lockstep` on the host."}
 	return schema.Schema{
 		MarkdownDescription: "Keeps a directory on a backup host equal to a directory on a source host.\n\n" +
-			"On the backup host it makes an rsync daemon module and its secrets file, on the source host a systemd service that watches the directory and runs rsync. " +
+			"On the backup host it makes an rsync daemon module and its secrets file (or, with `transport = \"ssh\"`, a module that only the source host's ssh key leads to), on the source host a systemd service that watches the directory and runs rsync. " +
 			"Nothing that it does here ever touches the data in the two directories: not `destroy`, not a replacement, not an import. " +
 			"The password is made on the backup host and sealed to the source host; it is in no state, plan or log.",
 		Attributes: map[string]schema.Attribute{
@@ -86,7 +86,7 @@ func pairSchema() schema.Schema {
 					"lockstep_version": version,
 				},
 			},
-			"transport": word(d.Transport, "How the source host gets there: `daemon`, to the rsync daemon."),
+			"transport": word(d.Transport, "How the source host gets there: `daemon`, to the rsync daemon, or `ssh`, to sshd, with a key that is good for nothing but this module. A change switches in place; nothing is lost meanwhile."),
 			"auth": groupOf("How the source host logs in.", map[string]schema.Attribute{
 				"user": word(d.Auth.User, "rsync user, without the generation that is added to it (`lockstep-1`)."),
 			}),

@@ -265,8 +265,8 @@ type outcome struct {
 	installed bool
 }
 
-func (o *outcome) take(role plan.Role, reply plan.Reply) {
-	*o.checks.at(role) = checksOf(role, reply)
+func (o *outcome) take(role plan.Role, transport string, reply plan.Reply) {
+	*o.checks.at(role) = checksOf(role, transport, reply)
 	*o.versions.at(role) = reply.Versions["lockstep"]
 }
 
@@ -365,15 +365,15 @@ func (j *job) exchange(ctx context.Context, before both[plan.Reply], binaries bo
 	if !ok {
 		return out, diags
 	}
-	out.take(plan.Backup, backup)
+	out.take(plan.Backup, j.pair.Transport, backup)
 	source, ok := apply(plan.Source, plan.Request{SealedPassword: backup.SealedPassword, Password: password})
 	if !ok {
 		return out, diags
 	}
-	out.take(plan.Source, source)
+	out.take(plan.Source, j.pair.Transport, source)
 	if source.Fingerprint != backup.Fingerprint {
 		diags.AddAttributeError(path.Root("source"), fmt.Sprintf("source host %q: it did not take over the password", j.source.name),
-			"After the exchange the two hosts answer different fingerprints of the password. This is a bug of lockstep; apply again, and report it if it stays.")
+			"After the exchange the two hosts answer different fingerprints of the password (with transport ssh, also of each other's ssh keys). This is a bug of lockstep; apply again, and report it if it stays.")
 		return out, diags
 	}
 	if before.backup.Exists { // a rotation ends when the source host has shown that it has switched
@@ -381,7 +381,7 @@ func (j *job) exchange(ctx context.Context, before both[plan.Reply], binaries bo
 		if !ok {
 			return out, diags
 		}
-		out.take(plan.Backup, backup)
+		out.take(plan.Backup, j.pair.Transport, backup)
 	}
 	diags.Append(j.verify(ctx, out, binaries.source.path)...)
 	return out, diags

@@ -129,7 +129,11 @@ func (s *session) run(ctx context.Context) error {
 	}
 	if s.role == plan.Source {
 		if key, err := s.hostKey(); err == nil && key != nil {
-			s.reply.PublicKey = publicKey(key)
+			private, _, err := s.sshKey()
+			if err != nil {
+				return err
+			}
+			s.reply.PublicKey = answer(publicKey(key), publicSSHKey(private))
 		}
 		if s.req.Prepare && s.cmd.Verb == plan.Apply {
 			return s.prepare(ctx)
@@ -177,16 +181,11 @@ func (s *session) hostKey() (hpke.PrivateKey, error) {
 	return key, nil
 }
 
-// prepare makes sure that there is a host key.
+// prepare makes sure that there is a host key and, with transport ssh, the pair's ssh key.
 func (s *session) prepare(ctx context.Context) error {
+	p := s.req.Pair
 	key, err := s.hostKey()
-	if err == nil && key != nil {
-		f, err := s.m.Files.Read(plan.HostKeyFile)
-		if err != nil || f.Mode == 0o600 && f.Owner == "root" {
-			return err
-		}
-	}
-	if key == nil {
+	if err != nil || key == nil {
 		// An unreadable key is of no use to anybody; what was sealed to it is sealed anew.
 		if key, err = kem.GenerateKey(); err != nil {
 			return err
@@ -196,20 +195,36 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before, err := s.current(ctx, plan.State{}, map[string]plan.File{plan.HostKeyFile: {Object: "secret", Rank: plan.RankSecret, Secret: true}}, nil)
+	secret := func(object string, data []byte) plan.File {
+		return plan.File{Object: object, Rank: plan.RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: data, Secret: true}
+	}
+	desired := plan.State{Files: map[string]plan.File{plan.HostKeyFile: secret("secret", data)}}
+	var private []byte
+	if plan.BySSH(p) {
+		if private, _, err = s.sshKey(); err != nil {
+			return err
+		}
+		if private == nil {
+			if private, err = newSSHKey(p.Name); err != nil {
+				return err
+			}
+		}
+		desired.Files[plan.SSHKeyFile(p.Name)] = secret("login", private)
+		for dir, mode := range map[string]fs.FileMode{plan.EtcDir: 0o755, plan.SecretsDir: 0o700} {
+			desired.Files[dir] = plan.File{Object: "secret", Rank: plan.RankDir, Dir: true, Mode: mode, Owner: "root", Group: "root"}
+		}
+	}
+	before, err := s.current(ctx, desired, plan.State{})
 	if err != nil {
 		return err
 	}
-	if before.Files[plan.HostKeyFile].Foreign {
-		return stop("secret", fmt.Sprintf("%s: %v", plan.HostKeyFile, host.ErrNotOwned), "move it away, then try again")
+	if problems := foreign(before, desired); len(problems) > 0 {
+		return &stopError{problems}
 	}
-	step := plan.Step{Kind: plan.WriteFile,
-		Change: plan.Change{Object: "secret", Path: plan.HostKeyFile, Action: "create", Diff: "--- /dev/null\n+++ " + plan.HostKeyFile + "\n+(redacted)\n"},
-		File:   plan.File{Object: "secret", Rank: plan.RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: data, Secret: true}}
-	if err := s.execute(ctx, []plan.Step{step}, before); err != nil {
+	if err := s.execute(ctx, plan.Diff(before, desired), before); err != nil {
 		return err
 	}
-	s.reply.PublicKey = publicKey(key)
+	s.reply.PublicKey = answer(publicKey(key), publicSSHKey(private))
 	return nil
 }
 
@@ -217,7 +232,7 @@ func (s *session) source(ctx context.Context) error {
 	p := s.req.Pair
 	q := host.Query{
 		Self: true, Rsync: true, Users: []string{unit.User}, Dirs: []string{p.Source.Path},
-		Sysctls: []string{plan.MaxUserWatches},
+		Sysctls: []string{plan.MaxUserWatches}, SSH: plan.BySSH(p),
 	}
 	fanotify := p.Watch.Backend != "inotify" && s.cmd.Fanotify != nil && s.cmd.Fanotify(p.Source.Path)
 	if !fanotify {
@@ -233,11 +248,17 @@ func (s *session) source(ctx context.Context) error {
 			Hint: "write auto, which falls back to inotify"})
 	}
 
-	secret, edited, err := s.sourceSecret()
+	secret, told, edited, err := s.sourceSecret()
 	if err != nil {
 		return err
 	}
 	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.fileWatches()}
+	if plan.BySSH(p) {
+		inputs.HostKeys = s.hostKeys(told)
+		if inputs.SSHKey, _, err = s.sshKey(); err != nil {
+			return err
+		}
+	}
 	watches := 0
 	if !fanotify {
 		watches = s.found.Count
@@ -252,14 +273,14 @@ func (s *session) source(ctx context.Context) error {
 	if len(s.rec.others(p.Name, plan.Source)) > 0 {
 		delete(extra, plan.SysctlFile) // another pair may need it
 	}
-	current, err := s.current(ctx, desired, extra, nil)
+	current, err := s.current(ctx, desired, plan.State{Files: extra})
 	if err != nil {
 		return err
 	}
 	problems = append(problems, foreign(current, desired)...)
 	steps := plan.Diff(current, desired)
 	if secret != nil {
-		s.reply.Fingerprint = fingerprint(p.Name, *secret)
+		s.reply.Fingerprint = acquainted(p, *secret, publicSSHKey(inputs.SSHKey), inputs.HostKeys)
 	}
 	if edited {
 		s.reply.Fingerprint = ""
@@ -276,7 +297,12 @@ func (s *session) source(ctx context.Context) error {
 		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
 		return stop("secret", "there is no password yet", "apply the backup role first, and relay its sealed_password")
 	}
-	if err := s.tryLogin(ctx, *secret, steps); err != nil {
+	if plan.BySSH(p) && (inputs.SSHKey == nil || inputs.HostKeys == nil) {
+		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
+		return stop("login", "the two hosts do not know each other's ssh keys yet",
+			"apply with prepare here, give its public_key to the backup role, and relay what that answers as sealed_password")
+	}
+	if err := s.tryLogin(ctx, *secret, desired.Files[plan.KnownHostsFile(p.Name)].Data, steps); err != nil {
 		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
 		return err
 	}
@@ -284,7 +310,7 @@ func (s *session) source(ctx context.Context) error {
 	if err := s.execute(ctx, steps, current); err != nil {
 		return err
 	}
-	return s.afterwards(ctx, desired, extra, func(now plan.State) { s.checkSource(now, inputs) })
+	return s.afterwards(ctx, desired, plan.State{Files: extra}, func(now plan.State) { s.checkSource(now, inputs) })
 }
 
 // otherSource finds that another directory is at the source path than the agent was started for. The agent deletes
@@ -309,9 +335,9 @@ func (s *session) otherSource() []plan.Problem {
 
 // tell fills the reply of a plan. For read, a problem is something that differs.
 func (s *session) tell(steps []plan.Step, problems []plan.Problem) {
-	s.reply.Checks = plan.Checks(s.role, steps)
+	s.reply.Checks = plan.Checks(s.role, s.req.Pair, steps)
 	for _, p := range problems {
-		s.differs(objectOf(s.role, p.Path), p.Msg)
+		s.differs(objectOf(s.role, s.req.Pair.Transport, p.Path), p.Msg)
 	}
 	if s.cmd.Verb == plan.Read {
 		return
@@ -335,15 +361,16 @@ func (s *session) differs(object, words string) {
 }
 
 // objectOf is the object that a problem's field belongs to.
-func objectOf(role plan.Role, field string) string {
+func objectOf(role plan.Role, transport, field string) string {
+	objects := plan.Objects(role, transport)
 	switch {
-	case slices.Contains(plan.Objects(role), field):
+	case slices.Contains(objects, field):
 		return field
 	case field == "source.path":
 		return "source_dir"
 	case field == "backup.path":
 		return "directory"
-	case field == "backup.port":
+	case field == "backup.port" && slices.Contains(objects, "daemon"):
 		return "daemon"
 	case role == plan.Backup:
 		return "module"
@@ -366,13 +393,17 @@ func (s *session) checkSource(now plan.State, in plan.SourceInputs) {
 			plan.MaxUserWatches, in.HaveWatches, in.Watches))
 	}
 	if f := s.req.Fingerprint; f != "" && s.reply.Fingerprint != "" && f != s.reply.Fingerprint {
-		s.differs("secret", "the backup host has another password")
+		words := "the backup host has another password"
+		if plan.BySSH(s.req.Pair) {
+			words += ", or other ssh keys"
+		}
+		s.differs("secret", words)
 	}
 }
 
 // sourceSecret finds out what the source host should log in with; nil when only the backup host can tell. edited
 // is whether the file is not as lockstep wrote it.
-func (s *session) sourceSecret() (secret *plan.Secret, edited bool, err error) {
+func (s *session) sourceSecret() (secret *plan.Secret, hostKeys []string, edited bool, err error) {
 	p := s.req.Pair
 	var kept *plan.Secret
 	f, err := s.m.Files.Read(plan.SecretFile(p.Name))
@@ -384,40 +415,40 @@ func (s *session) sourceSecret() (secret *plan.Secret, edited bool, err error) {
 			kept = &have
 		}
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotOwned):
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	switch {
 	case s.req.SealedPassword != "":
 		key, err := s.hostKey()
 		if err != nil {
-			return nil, edited, err
+			return nil, nil, edited, err
 		}
 		if key == nil {
-			return nil, edited, stop("secret", "the password was sealed, but this host has no key", "call apply with prepare first")
+			return nil, nil, edited, stop("secret", "the password was sealed, but this host has no key", "call apply with prepare first")
 		}
-		opened, err := open(key, p.Name, s.req.SealedPassword)
+		opened, hostKeys, err := open(key, p.Name, s.req.SealedPassword)
 		if err != nil {
-			return nil, edited, stop("secret", "sealed_password: "+err.Error(), "apply the backup role again with this host's public key")
+			return nil, nil, edited, stop("secret", "sealed_password: "+err.Error(), "apply the backup role again with this host's public key")
 		}
 		if s.req.Password != "" && s.req.Password != opened.Password {
-			return nil, edited, stop("secret", "the backup host has another password than the one given", "apply the backup role with the same password first")
+			return nil, nil, edited, stop("secret", "the backup host has another password than the one given", "apply the backup role with the same password first")
 		}
-		return &opened, false, nil
+		return &opened, hostKeys, false, nil
 	case s.req.Password != "":
 		if err := checkPassword(s.req.Password); err != nil {
-			return nil, edited, err
+			return nil, nil, edited, err
 		}
 		if kept != nil && kept.Password == s.req.Password {
-			return kept, false, nil
+			return kept, nil, false, nil
 		}
 		// The backup host counts the same way, see backupSecrets. Without its key there is no fingerprint.
 		var before []plan.Secret
 		if kept != nil {
 			before = []plan.Secret{*kept}
 		}
-		return &plan.Secret{User: plan.NextUser(p.Auth.User, before), Password: s.req.Password}, false, nil
+		return &plan.Secret{User: plan.NextUser(p.Auth.User, before), Password: s.req.Password}, nil, false, nil
 	}
-	return kept, edited, nil
+	return kept, nil, edited, nil
 }
 
 // sourceFiles lists what a source role may have on a host beside what it should have now.
@@ -427,6 +458,8 @@ func (s *session) sourceFiles(name string) map[string]plan.File {
 		plan.DropInDir(name):                       {Object: "unit", Rank: plan.RankDir, Dir: true},
 		plan.SystemdDir + "/" + unit.AgentTemplate: {Object: "unit", Rank: plan.RankUnit},
 		plan.SysctlFile:                            {Object: "limits", Rank: plan.RankLimits},
+		plan.SSHKeyFile(name):                      {Object: "login", Rank: plan.RankSecret, Secret: true},
+		plan.KnownHostsFile(name):                  {Object: "login", Rank: plan.RankSecret},
 	}
 }
 
@@ -463,21 +496,31 @@ func (s *session) packaged(template []byte) (bool, error) {
 
 // tryLogin logs in to the module before anything is changed, when this apply makes or changes how it is reached.
 // Other applies do not depend on the backup host: a pair can be paused while that is down.
-func (s *session) tryLogin(ctx context.Context, secret plan.Secret, steps []plan.Step) error {
+func (s *session) tryLogin(ctx context.Context, secret plan.Secret, known []byte, steps []plan.Step) error {
 	p := s.req.Pair
 	old := s.reply.Pair
-	moved := old == nil || old.Backup.Address != p.Backup.Address || old.Backup.Port != p.Backup.Port || old.Backup.Module != p.Backup.Module
-	password := slices.ContainsFunc(steps, func(step plan.Step) bool { return step.Path == plan.SecretFile(p.Name) })
-	if !moved && !password {
+	moved := old == nil || old.Backup.Address != p.Backup.Address || old.Backup.Port != p.Backup.Port || old.Backup.Module != p.Backup.Module ||
+		old.Transport != p.Transport
+	credentials := []string{plan.SecretFile(p.Name), plan.SSHKeyFile(p.Name), plan.KnownHostsFile(p.Name)}
+	changed := slices.ContainsFunc(steps, func(step plan.Step) bool { return slices.Contains(credentials, step.Path) })
+	if !moved && !changed {
 		return nil
 	}
 	at := fmt.Sprintf("rsync://%s@%s:%d/%s", secret.User, p.Backup.Address, p.Backup.Port, p.Backup.Module)
-	err := s.m.System.Login(ctx, host.Login{Address: p.Backup.Address, Port: p.Backup.Port, Module: p.Backup.Module,
-		User: secret.User, Password: secret.Password})
+	login := host.Login{Address: p.Backup.Address, Port: p.Backup.Port, Module: p.Backup.Module, User: secret.User, Password: secret.Password}
+	if plan.BySSH(p) {
+		at = "ssh: " + at
+		login.KnownHosts = known
+		login.Shell = func(knownHosts string) []string { return p.RemoteShell(plan.SSHKeyFile(p.Name), knownHosts) }
+	}
+	err := s.m.System.Login(ctx, login)
 	var refused *host.LoginError
+	var shell *host.ShellError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &shell):
+		return s.shellProblem(shell.Said)
 	case !errors.As(err, &refused):
 		return stop("backup.address", fmt.Sprintf("the source host cannot reach %s: %v", at, err),
 			"apply the backup role first; then see to names, routes and firewalls between the two hosts, or write another backup.address")
@@ -501,7 +544,7 @@ func (s *session) tryLogin(ctx context.Context, secret plan.Secret, steps []plan
 }
 
 // afterwards compares once more, so that the checks tell what is and not what was meant.
-func (s *session) afterwards(ctx context.Context, desired plan.State, extra map[string]plan.File, more func(plan.State)) error {
+func (s *session) afterwards(ctx context.Context, desired, further plan.State, more func(plan.State)) error {
 	for name := range desired.Sysctls {
 		found, err := s.m.System.Inspect(ctx, host.Query{Sysctls: []string{name}, Users: []string{unit.User}})
 		if err != nil {
@@ -516,11 +559,12 @@ func (s *session) afterwards(ctx context.Context, desired plan.State, extra map[
 		}
 		s.found.UIDs = found.UIDs
 	}
-	now, err := s.current(ctx, desired, extra, nil)
+	now, err := s.current(ctx, desired, further)
 	if err != nil {
 		return err
 	}
-	s.reply.Checks = plan.Checks(s.role, plan.Diff(now, desired))
+	s.othersDirs(&now, desired)
+	s.reply.Checks = plan.Checks(s.role, s.req.Pair, plan.Diff(now, desired))
 	more(now)
 	s.reply.Exists = true
 	p := s.req.Pair
@@ -530,27 +574,40 @@ func (s *session) afterwards(ctx context.Context, desired plan.State, extra map[
 
 func (s *session) backup(ctx context.Context) error {
 	p := s.req.Pair
+	bySSH := plan.BySSH(p)
 	q := host.Query{
 		Self: true, Rsync: true, Users: []string{p.Backup.UID}, Groups: []string{p.Backup.GID}, Names: []string{p.Source.Address},
-		Port: p.Backup.Port, Dirs: []string{p.Backup.Path},
+		Dirs: []string{p.Backup.Path},
+	}
+	if bySSH {
+		q.SSHD = &host.SSHDQuery{User: plan.LoginUser, From: p.Source.Address}
+	} else {
+		q.Port = p.Backup.Port
 	}
 	if err := s.inspect(ctx, q); err != nil {
 		return err
 	}
 	s.facts.Tenants, s.facts.Exports = s.tenants(), s.exports()
-	daemon, err := s.m.Units.Unit(ctx, unit.RsyncdName)
-	if err != nil {
+	if err := s.foreignListener(ctx); err != nil {
 		return err
-	}
-	if l := s.found.Listener; l != nil && l.Unit != unit.RsyncdName && (l.PID != daemon.PID || l.PID == 0) {
-		s.facts.Listener = &plan.Listener{PID: l.PID, Command: l.Command, Unit: l.Unit}
 	}
 	problems := plan.BackupProblems(p, s.facts)
-	secrets, pending, err := s.backupSecrets()
+	inputs := plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses}
+	var hostKeys []string
+	if bySSH {
+		hostKeys = s.facts.SSHD.HostKeys
+		if err := s.login(&inputs); err != nil {
+			return err
+		}
+	}
+	mark := func(secret plan.Secret) string { return acquainted(p, secret, inputs.SSHKey, hostKeys) }
+	secrets, pending, err := s.backupSecrets(mark)
 	if err != nil {
 		return err
 	}
-	desired, err := plan.BackupState(p, plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses, Secrets: secrets, Pending: pending})
+	inputs.Secrets, inputs.Pending = secrets, pending
+	newest := secrets[len(secrets)-1]
+	desired, err := plan.BackupState(p, inputs)
 	if err != nil {
 		if len(problems) == 0 {
 			return err
@@ -558,38 +615,64 @@ func (s *session) backup(ctx context.Context) error {
 		s.tell(nil, problems) // they say why
 		return nil
 	}
-	current, err := s.current(ctx, desired, nil, nil)
+	if !pending {
+		s.reply.Fingerprint = mark(newest)
+	}
+	further := s.superseded(inputs)
+	current, err := s.current(ctx, desired, further)
 	if err != nil {
 		return err
 	}
+	s.othersDirs(&current, desired)
 	problems = append(problems, foreign(current, desired)...)
 	steps := plan.Diff(current, desired)
-	newest := secrets[len(secrets)-1]
-	if !pending {
-		s.reply.Fingerprint = fingerprint(p.Name, newest)
-	}
 	s.tell(steps, problems)
 	s.checkBackup(secrets)
 	if s.cmd.Verb != plan.Apply || len(problems) > 0 {
 		return nil
 	}
+	if bySSH && inputs.SSHKey == "" {
+		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
+		return stop("login", "the source host's ssh key is not known", "apply with prepare on the source host, and give the public_key that it answers")
+	}
 	var box string
 	if s.req.Recipient != "" {
-		if box, err = seal(s.req.Recipient, p.Name, newest); err != nil {
+		to, _, err := recipient(s.req.Recipient)
+		if err == nil {
+			box, err = seal(to, p.Name, newest, hostKeys)
+		}
+		if err != nil {
 			return stop("secrets", err.Error(), "give the public_key that the source host answered")
 		}
 	}
-	digests := map[string]string{}
-	for _, secret := range secrets {
-		digests[secret.User] = s.rec.digest(secretLine(secret))
-	}
-	s.rec.setPair(p.Name, plan.Backup, pairRecord{FS: s.found.Dirs[p.Backup.Path].FS, Addresses: s.facts.Addresses, Secrets: digests})
+	s.rec.setPair(p.Name, plan.Backup, s.backupRecord(secrets, inputs, box != ""))
 	if err := s.execute(ctx, steps, current); err != nil {
 		return err
 	}
 	s.reply.SealedPassword = box
-	s.reply.Fingerprint = fingerprint(p.Name, newest)
-	return s.afterwards(ctx, desired, nil, func(plan.State) { s.checkBackup(secrets) })
+	s.reply.Fingerprint = mark(newest)
+	return s.afterwards(ctx, desired, further, func(plan.State) { s.checkBackup(secrets) })
+}
+
+// backupRecord is what to remember of the pair; told is whether the source host will hear of the host keys.
+func (s *session) backupRecord(secrets []plan.Secret, in plan.BackupInputs, told bool) pairRecord {
+	p := s.req.Pair
+	before := s.rec.Pairs[p.Name][plan.Backup]
+	now := pairRecord{FS: s.found.Dirs[p.Backup.Path].FS, Addresses: s.facts.Addresses, Secrets: map[string]string{},
+		AuthorizedKeys: before.AuthorizedKeys, SSHKey: before.SSHKey, HostKeys: before.HostKeys}
+	for _, secret := range secrets {
+		now.Secrets[secret.User] = s.rec.digest(secretLine(secret))
+	}
+	switch {
+	case plan.BySSH(p):
+		now.AuthorizedKeys, now.SSHKey = in.AuthorizedKeys, in.SSHKey
+		if told {
+			now.HostKeys = s.facts.SSHD.HostKeys
+		}
+	case s.confirmed():
+		now.AuthorizedKeys, now.SSHKey, now.HostKeys = "", "", nil
+	}
+	return now
 }
 
 func (s *session) checkBackup(secrets []plan.Secret) {
@@ -597,8 +680,20 @@ func (s *session) checkBackup(secrets []plan.Secret) {
 		s.differs("secrets", fmt.Sprintf("%s is still accepted, until an apply with the source host's fingerprint shows that it has switched to %s",
 			secrets[0].User, secrets[len(secrets)-1].User))
 	}
+	p := s.req.Pair
 	if f := s.req.Fingerprint; f != "" && s.reply.Fingerprint != "" && f != s.reply.Fingerprint {
-		s.differs("secrets", "the source host has another password")
+		words := "the source host has another password"
+		if plan.BySSH(p) {
+			words += ", or other ssh keys"
+		}
+		s.differs("secrets", words)
+	}
+	told := s.rec.Pairs[p.Name][plan.Backup].HostKeys
+	if plan.BySSH(p) && told != nil && len(s.facts.SSHD.HostKeys) > 0 && !slices.Equal(told, s.facts.SSHD.HostKeys) {
+		s.differs("login", "sshd has other host keys than the source host was told, which refuses them; an apply of both roles tells it")
+	}
+	if old := s.left(); old != "" {
+		s.differs("module", "the pair can still be reached by "+old+", until an apply with the source host's fingerprint shows that it has switched")
 	}
 }
 
@@ -607,8 +702,8 @@ func secretLine(s plan.Secret) []byte {
 }
 
 // backupSecrets finds out which generations the module should accept. pending is set when a plan would make a
-// new one, whose password is then not the real one.
-func (s *session) backupSecrets() (secrets []plan.Secret, pending bool, err error) {
+// new one, whose password is then not the real one. mark is the fingerprint of a generation.
+func (s *session) backupSecrets(mark func(plan.Secret) string) (secrets []plan.Secret, pending bool, err error) {
 	p := s.req.Pair
 	written := s.rec.Pairs[p.Name][plan.Backup].Secrets
 	intact := false // the newest one is
@@ -649,7 +744,7 @@ func (s *session) backupSecrets() (secrets []plan.Secret, pending bool, err erro
 		return []plan.Secret{{User: plan.NextUser(p.Auth.User, secrets), Password: "pending"}}, true, nil
 	}
 	newest := secrets[len(secrets)-1]
-	if s.cmd.Verb != plan.Read && s.req.Fingerprint != "" && s.req.Fingerprint == fingerprint(p.Name, newest) {
+	if s.cmd.Verb != plan.Read && s.req.Fingerprint != "" && s.req.Fingerprint == mark(newest) {
 		secrets = []plan.Secret{newest}
 	}
 	return secrets, false, nil

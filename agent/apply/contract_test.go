@@ -115,7 +115,7 @@ func inSync(t *testing.T, m machines, p plan.Definition) {
 		if !reply.Exists {
 			t.Errorf("%s: not there", role)
 		}
-		if diff := cmp.Diff(allInSync(role), reply.Checks); diff != "" {
+		if diff := cmp.Diff(allInSync(role, p.Transport), reply.Checks); diff != "" {
 			t.Errorf("checks of the %s host (-want +got):\n%s", role, diff)
 		}
 		if reply.Pair == nil || !cmp.Equal(*reply.Pair, p) {
@@ -131,9 +131,9 @@ func (m machines) on(role plan.Role) *host.Machine {
 	return m.backup
 }
 
-func allInSync(role plan.Role) map[string]string {
+func allInSync(role plan.Role, transport string) map[string]string {
 	checks := map[string]string{}
-	for _, object := range plan.Objects(role) {
+	for _, object := range plan.Objects(role, transport) {
 		checks[object] = plan.InSync
 	}
 	return checks
@@ -167,10 +167,52 @@ func replace(old, now string) func(string) string {
 	}
 }
 
+// authorizedKeys is where sshd of the host looks for root's keys.
+const authorizedKeys = "/root/.ssh/authorized_keys"
+
+func moduleFile(p plan.Definition) string {
+	if plan.BySSH(p) {
+		return plan.SSHConfFile(p.Name)
+	}
+	return plan.ModuleFile(p.Name)
+}
+
+// loginEdits are those of a pair with transport ssh.
+func loginEdits(p plan.Definition) []handEdit {
+	key, known := plan.SSHKeyFile(p.Name), plan.KnownHostsFile(p.Name)
+	line := func(change func(string) string) func(hands) { return func(h hands) { h.Edit(authorizedKeys, change) } }
+	return []handEdit{
+		{"ssh key edited", plan.Source, func(h hands) { h.Edit(key, replace("BEGIN", "began")) }, "login", "in " + key},
+		{"ssh key readable by all", plan.Source, func(h hands) { h.Chmod(key, 0o644) }, "login", "mode 0644 instead of 0600"},
+		{"ssh key removed", plan.Source, func(h hands) { h.Remove(key) }, "login", "is missing"},
+		{"known hosts edited", plan.Source, func(h hands) { h.Edit(known, replace("lockstep-data", "other")) }, "login", "changed by hand: other ssh-ed25519"},
+		{"known hosts removed", plan.Source, func(h hands) { h.Remove(known) }, "login", known + " is missing"},
+		{"line without its limits", plan.Backup, line(replace("restrict,", "")), "login", "changed by hand in " + authorizedKeys + ": command="},
+		{"line with another command", plan.Backup, line(replace("/etc/lockstep/ssh/data.conf", "/tmp/x.conf")), "login", "changed by hand in " + authorizedKeys},
+		{"line with another key", plan.Backup, line(replace("ssh-ed25519 AAAAC3", "ssh-ed25519 AAAAC4")), "login", "has another key than the source host"},
+		{"line without its mark", plan.Backup, line(replace(" managed-by-lockstep:data", "")), "login", "changed by hand in " + authorizedKeys},
+		{"line commented out", plan.Backup, line(replace("restrict", "#restrict")), "login", "changed by hand in " + authorizedKeys + ": #restrict"},
+		{"line removed", plan.Backup, line(func(string) string { return "" }), "login", "lacks the line"},
+		{"line twice", plan.Backup, line(func(text string) string { return text + text }), "login", "has 2 lines of the pair"},
+		{"line without limits before it", plan.Backup, line(func(text string) string {
+			_, bare, _ := strings.Cut(text, `" `)
+			return bare + text
+		}), "login", "has 2 lines of the pair"},
+		{"file of keys removed", plan.Backup, func(h hands) { h.Remove(authorizedKeys) }, "login", "lacks the line"},
+	}
+}
+
 func handEdits(p plan.Definition) []handEdit {
+	if !plan.BySSH(p) {
+		return handEditsOf(p)
+	}
+	return append(slices.DeleteFunc(handEditsOf(p), func(e handEdit) bool { return e.object == "daemon" }), loginEdits(p)...)
+}
+
+func handEditsOf(p plan.Definition) []handEdit {
 	agent, daemon := "lockstep@"+p.Name+".service", "lockstep-rsyncd.service"
 	template, unitFile := "/etc/systemd/system/lockstep@.service", "/etc/systemd/system/lockstep-rsyncd.service"
-	module, secrets := plan.ModuleFile(p.Name), plan.SecretsFile(p.Name)
+	module, secrets := moduleFile(p), plan.SecretsFile(p.Name)
 	secret, stored, dropIn := plan.SecretFile(p.Name), plan.DefinitionFile(p.Name), plan.DropInFile(p.Name)
 	appended := func(line string) func(string) string { return func(text string) string { return text + line + "\n" } }
 	gone := func(path string) func(hands) { return func(h hands) { h.Remove(path) } }
@@ -253,42 +295,57 @@ func two() (source, backup *hosttest.Host, m machines) {
 
 func dataPair() plan.Definition { return definition("data") }
 
-func TestApplyTwiceChangesNothing(t *testing.T) {
+func sshPair() plan.Definition { return definition("data", "transport: ssh") }
+
+// eachTransport runs a test for a pair with each transport.
+func eachTransport(t *testing.T, test func(t *testing.T, p plan.Definition)) {
 	t.Parallel()
-	h, m := one()
-	if changes := mustExchange(t, m, plan.Request{Pair: dataPair()}); len(changes) == 0 {
-		t.Fatal("first apply changed nothing")
-	}
-	inSync(t, m, dataPair())
-	before := h.Changes()
-	if changes := mustExchange(t, m, plan.Request{Pair: dataPair()}); len(changes) > 0 {
-		t.Errorf("second apply changed %v", changes)
-	}
-	if n := h.Changes() - before; n > 0 {
-		t.Errorf("second apply touched the host %d times", n)
+	for _, p := range []plan.Definition{dataPair(), sshPair()} {
+		t.Run(p.Transport, func(t *testing.T) {
+			t.Parallel()
+			test(t, p)
+		})
 	}
 }
 
-func TestPlanAndReadChangeNothing(t *testing.T) {
-	t.Parallel()
-	h, m := one()
-	look := func() {
-		t.Helper()
+func TestApplyTwiceChangesNothing(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		h, m := one()
+		if changes := mustExchange(t, m, plan.Request{Pair: p}); len(changes) == 0 {
+			t.Fatal("first apply changed nothing")
+		}
+		inSync(t, m, p)
 		before := h.Changes()
-		for _, verb := range []plan.Verb{plan.Plan, plan.Read} {
-			for _, role := range []plan.Role{plan.Source, plan.Backup} {
-				mustRun(t, m.source, verb, role, plan.Request{Pair: dataPair()})
-			}
+		if changes := mustExchange(t, m, plan.Request{Pair: p}); len(changes) > 0 {
+			t.Errorf("second apply changed %v", changes)
 		}
 		if n := h.Changes() - before; n > 0 {
-			t.Errorf("%d changes", n)
+			t.Errorf("second apply touched the host %d times", n)
 		}
-	}
-	look()
-	mustExchange(t, m, plan.Request{Pair: dataPair()})
-	look()
-	h.Edit(plan.ModuleFile("data"), replace("timeout = 600", "timeout = 1"))
-	look()
+	})
+}
+
+func TestPlanAndReadChangeNothing(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		h, m := one()
+		look := func() {
+			t.Helper()
+			before := h.Changes()
+			for _, verb := range []plan.Verb{plan.Plan, plan.Read} {
+				for _, role := range []plan.Role{plan.Source, plan.Backup} {
+					mustRun(t, m.source, verb, role, plan.Request{Pair: p})
+				}
+			}
+			if n := h.Changes() - before; n > 0 {
+				t.Errorf("%d changes", n)
+			}
+		}
+		look()
+		mustExchange(t, m, plan.Request{Pair: p})
+		look()
+		h.Edit(moduleFile(p), replace("timeout = 600", "timeout = 1"))
+		look()
+	})
 }
 
 func TestPlanTellsWhatApplyDoes(t *testing.T) {
@@ -306,75 +363,79 @@ func TestPlanTellsWhatApplyDoes(t *testing.T) {
 }
 
 func TestEveryHandEditIsFoundAndHealed(t *testing.T) {
-	t.Parallel()
-	for _, e := range handEdits(dataPair()) {
-		t.Run(e.name, func(t *testing.T) {
-			t.Parallel()
-			h, m := one()
-			mustExchange(t, m, plan.Request{Pair: dataPair()})
-			findsAndHeals(t, m, h, dataPair(), e)
-			if outdated := h.Outdated(); len(outdated) > 0 {
-				t.Errorf("%v run with files of before", outdated)
-			}
-		})
-	}
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		for _, e := range handEdits(p) {
+			t.Run(e.name, func(t *testing.T) {
+				t.Parallel()
+				h, m := one()
+				mustExchange(t, m, plan.Request{Pair: p})
+				findsAndHeals(t, m, h, p, e)
+				if outdated := h.Outdated(); len(outdated) > 0 {
+					t.Errorf("%v run with files of before", outdated)
+				}
+			})
+		}
+	})
 }
 
 // An edit is only half of it: who edits a file also restarts the service.
 func TestHandEditIsHealedInTheRunningProcessToo(t *testing.T) {
-	t.Parallel()
-	for _, e := range handEdits(dataPair()) {
-		t.Run(e.name, func(t *testing.T) {
-			t.Parallel()
-			h, m := one()
-			mustExchange(t, m, plan.Request{Pair: dataPair()})
-			e.do(h)
-			for _, unit := range []string{"lockstep@data.service", "lockstep-rsyncd.service"} {
-				h.Restart(unit)
-			}
-			mustExchange(t, m, plan.Request{Pair: dataPair()})
-			inSync(t, m, dataPair())
-			if outdated := h.Outdated(); len(outdated) > 0 {
-				t.Errorf("%v run with files of before", outdated)
-			}
-		})
-	}
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		for _, e := range handEdits(p) {
+			t.Run(e.name, func(t *testing.T) {
+				t.Parallel()
+				h, m := one()
+				mustExchange(t, m, plan.Request{Pair: p})
+				e.do(h)
+				h.Restart("lockstep@data.service")
+				if !plan.BySSH(p) {
+					h.Restart("lockstep-rsyncd.service")
+				}
+				mustExchange(t, m, plan.Request{Pair: p})
+				inSync(t, m, p)
+				if outdated := h.Outdated(); len(outdated) > 0 {
+					t.Errorf("%v run with files of before", outdated)
+				}
+			})
+		}
+	})
 }
 
 func TestDestroyLeavesNothingOfOursAndAllOfTheRest(t *testing.T) {
-	t.Parallel()
-	for _, order := range [][]plan.Role{{plan.Source, plan.Backup}, {plan.Backup, plan.Source}} {
-		h, m := one()
-		h.Put("/srv/data/file", "data")
-		h.Put("/etc/rsyncd.conf", "[other]\npath = /other\n")
-		before := h.Snapshot()
-		mustExchange(t, m, plan.Request{Pair: dataPair()})
-		h.Put("/backup/data/file", "data")
-		for i, role := range order {
-			asItWas := h.Snapshot()
-			foretold := mustRun(t, m.source, plan.Plan, role, plan.Request{Pair: plan.Definition{Name: "data"}, Absent: true})
-			if diff := cmp.Diff(asItWas, h.Snapshot()); diff != "" {
-				t.Errorf("plan changed something (-before +after):\n%s", diff)
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		for _, order := range [][]plan.Role{{plan.Source, plan.Backup}, {plan.Backup, plan.Source}} {
+			h, m := one()
+			h.Put("/srv/data/file", "data")
+			h.Put("/etc/rsyncd.conf", "[other]\npath = /other\n")
+			before := h.Snapshot()
+			mustExchange(t, m, plan.Request{Pair: p})
+			h.Put("/backup/data/file", "data")
+			for i, role := range order {
+				asItWas := h.Snapshot()
+				foretold := mustRun(t, m.source, plan.Plan, role, plan.Request{Pair: plan.Definition{Name: "data"}, Absent: true})
+				if diff := cmp.Diff(asItWas, h.Snapshot()); diff != "" {
+					t.Errorf("plan changed something (-before +after):\n%s", diff)
+				}
+				reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}})
+				if diff := cmp.Diff(reply.Changes, foretold.Changes); diff != "" {
+					t.Errorf("plan foretold something else than destroy did (-did +foretold):\n%s", diff)
+				}
+				if !reply.Changed || reply.Remaining != 1-i {
+					t.Errorf("destroy of %s: changed %v, %d remain", role, reply.Changed, reply.Remaining)
+				}
+				if again := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}}); again.Changed {
+					t.Errorf("second destroy of %s changed %v", role, again.Changes)
+				}
 			}
-			reply := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}})
-			if diff := cmp.Diff(reply.Changes, foretold.Changes); diff != "" {
-				t.Errorf("plan foretold something else than destroy did (-did +foretold):\n%s", diff)
+			if h.Files["/backup/data/file"].Data == nil {
+				t.Fatal("destroy touched the data")
 			}
-			if !reply.Changed || reply.Remaining != 1-i {
-				t.Errorf("destroy of %s: changed %v, %d remain", role, reply.Changed, reply.Remaining)
-			}
-			if again := mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: plan.Definition{Name: "data"}}); again.Changed {
-				t.Errorf("second destroy of %s changed %v", role, again.Changes)
+			h.Remove("/backup")
+			if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
+				t.Errorf("left behind (-before +after):\n%s", diff)
 			}
 		}
-		if h.Files["/backup/data/file"].Data == nil {
-			t.Fatal("destroy touched the data")
-		}
-		h.Remove("/backup")
-		if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
-			t.Errorf("left behind (-before +after):\n%s", diff)
-		}
-	}
+	})
 }
 
 func TestDestroyLeavesForeignFiles(t *testing.T) {
@@ -490,6 +551,16 @@ func scenarios() map[string]scenario {
 		"first beside another pair": {func(t *testing.T, _ map[plan.Role]*hosttest.Host, m machines) {
 			mustExchange(t, m, plan.Request{Pair: definition("mail")})
 		}, plan.Request{Pair: dataPair()}},
+		"first by ssh":           {func(*testing.T, map[plan.Role]*hosttest.Host, machines) {}, plan.Request{Pair: sshPair()}},
+		"from the daemon to ssh": {applied, plan.Request{Pair: sshPair()}},
+		"from ssh to the daemon": {func(t *testing.T, hosts map[plan.Role]*hosttest.Host, m machines) {
+			hosts[plan.Backup].Mkdir("/root/.ssh")
+			hosts[plan.Backup].Put(authorizedKeys, "ssh-ed25519 AAAA admin") // no newline
+			mustExchange(t, m, plan.Request{Pair: sshPair()})
+		}, plan.Request{Pair: dataPair()}},
+		"rotation by ssh": {func(t *testing.T, _ map[plan.Role]*hosttest.Host, m machines) {
+			mustExchange(t, m, plan.Request{Pair: sshPair()})
+		}, plan.Request{Pair: sshPair(), Rotate: true}},
 		"update":   {applied, plan.Request{Pair: changed()}},
 		"rotation": {applied, plan.Request{Pair: dataPair(), Rotate: true}},
 		"heal": {func(t *testing.T, hosts map[plan.Role]*hosttest.Host, m machines) {
@@ -632,32 +703,33 @@ func TestKilledAfterAnyChangeThenApplyReachesTheDesiredState(t *testing.T) {
 }
 
 func TestDestroyKilledAtAnyChangeThenDestroyLeavesNothing(t *testing.T) {
-	t.Parallel()
-	for n := 1; ; n += stride {
-		h, m := one()
-		before := h.Snapshot()
-		mustExchange(t, m, plan.Request{Pair: dataPair()})
-		count := 0
-		h.After = func(string) {
-			if count++; count == n {
-				panic(killed{})
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		for n := 1; ; n += stride {
+			h, m := one()
+			before := h.Snapshot()
+			mustExchange(t, m, plan.Request{Pair: p})
+			count := 0
+			h.After = func(string) {
+				if count++; count == n {
+					panic(killed{})
+				}
+			}
+			destroy := func() {
+				for _, role := range []plan.Role{plan.Source, plan.Backup} {
+					mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: p})
+				}
+			}
+			if !kill(destroy) {
+				return
+			}
+			h.After = nil
+			destroy()
+			h.Remove("/backup")
+			if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
+				t.Errorf("killed at change %d (-before +after):\n%s", n, diff)
 			}
 		}
-		destroy := func() {
-			for _, role := range []plan.Role{plan.Source, plan.Backup} {
-				mustRun(t, m.source, plan.Destroy, role, plan.Request{Pair: dataPair()})
-			}
-		}
-		if !kill(destroy) {
-			return
-		}
-		h.After = nil
-		destroy()
-		h.Remove("/backup")
-		if diff := cmp.Diff(before, h.Snapshot()); diff != "" {
-			t.Errorf("killed at change %d (-before +after):\n%s", n, diff)
-		}
-	}
+	})
 }
 
 // Two pairs on one host: neither hears of what is done to the other.

@@ -19,10 +19,10 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/rsyncd"
 )
 
-// current reads the state of what desired names, and of the further paths and units.
-func (s *session) current(ctx context.Context, desired plan.State, paths map[string]plan.File, units map[string]plan.Unit) (plan.State, error) {
-	state := plan.State{Files: map[string]plan.File{}, Units: map[string]plan.Unit{}, Sysctls: map[string]string{}}
-	like := maps.Clone(paths)
+// current reads the state of what desired names, and of the further files, lines and units.
+func (s *session) current(ctx context.Context, desired, further plan.State) (plan.State, error) {
+	state := plan.State{Files: map[string]plan.File{}, Lines: map[string]plan.Line{}, Units: map[string]plan.Unit{}, Sysctls: map[string]string{}}
+	like := maps.Clone(further.Files)
 	if like == nil {
 		like = map[string]plan.File{}
 	}
@@ -36,7 +36,21 @@ func (s *session) current(ctx context.Context, desired plan.State, paths map[str
 			state.Files[p] = f
 		}
 	}
-	names := maps.Clone(units)
+	lines := maps.Clone(further.Lines)
+	if lines == nil {
+		lines = map[string]plan.Line{}
+	}
+	maps.Copy(lines, desired.Lines)
+	for p, want := range lines {
+		have, ok, err := s.line(p, want)
+		if err != nil {
+			return state, err
+		}
+		if ok {
+			state.Lines[p] = have
+		}
+	}
+	names := maps.Clone(further.Units)
 	if names == nil {
 		names = map[string]plan.Unit{}
 	}
@@ -83,6 +97,25 @@ func (s *session) file(p string, want plan.File) (plan.File, bool, error) {
 	return have, true, nil
 }
 
+// line reads the pair's line in a file.
+func (s *session) line(p string, want plan.Line) (plan.Line, bool, error) {
+	have := want
+	have.Pending = false
+	f, err := s.m.Files.Read(p)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return plan.Line{}, false, nil
+	case errors.Is(err, host.ErrNotOwned), err == nil && f.Dir:
+		have.Foreign = true
+		return have, true, nil
+	case err != nil:
+		return plan.Line{}, false, err
+	}
+	text, ok := want.Find(f.Data)
+	have.Text = text
+	return have, ok, nil
+}
+
 // adopts is whether a file that lockstep did not write is the definition that is asked for: whoever put it there by hand
 // wants the same.
 func (s *session) adopts(p string, data []byte) bool {
@@ -119,6 +152,12 @@ func foreign(current, desired plan.State) []plan.Problem {
 		}
 		words, hint := foreignWords(p, have, want)
 		problems = append(problems, plan.Problem{Path: want.Object, Msg: words, Hint: hint})
+	}
+	for _, p := range slices.Sorted(maps.Keys(desired.Lines)) {
+		if current.Lines[p].Foreign {
+			problems = append(problems, plan.Problem{Path: "login", Msg: p + " is no plain file, and lockstep does not follow links to it",
+				Hint: "put a plain file there, or name another in AuthorizedKeysFile of sshd_config(5)"})
+		}
 	}
 	return problems
 }
@@ -157,6 +196,10 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 	}
 	for name, d := range found.Dirs {
 		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, WasFS: before.FS}
+	}
+	f.SSH = found.SSH
+	if d := found.SSHD; d != nil {
+		f.SSHD = &plan.SSHD{Path: d.Path, Settings: d.Settings, HostKeys: d.HostKeys, Home: d.Home, Shell: d.Shell}
 	}
 	s.facts = f
 	return nil

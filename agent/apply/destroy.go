@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -33,21 +34,22 @@ func (s *session) destroy(ctx context.Context) error {
 		gone[plan.SecretFile(name)] = plan.File{Object: "secret", Rank: plan.RankSecret, Secret: true}
 		gone[plan.StateDir+"/"+name] = plan.File{Object: "service", Rank: plan.RankData, Dir: true, Tree: true}
 		for p, f := range s.sourceFiles(name) {
-			if lastOfRole || f.Rank == plan.RankDropIn || p == plan.DropInDir(name) {
+			if lastOfRole || f.Rank == plan.RankDropIn || p == plan.DropInDir(name) || f.Object == "login" {
 				gone[p] = f
 			}
 		}
 		if lastOfRole {
 			gone[plan.HostKeyFile] = plan.File{Object: "secret", Rank: plan.RankSecret, Secret: true}
 		}
-	} else {
-		gone[plan.ModuleFile(name)] = plan.File{Object: "module", Rank: plan.RankModule}
+	}
+	lines := map[string]plan.Line{}
+	if s.role == plan.Backup {
 		gone[plan.SecretsFile(name)] = plan.File{Object: "secrets", Rank: plan.RankSecret, Secret: true}
-		if lastOfRole {
-			units[unit.RsyncdName] = plan.Unit{Object: "daemon"}
-			gone[plan.RsyncdConf] = plan.File{Object: "daemon", Rank: plan.RankConfig}
-			gone[plan.SystemdDir+"/"+unit.RsyncdName] = plan.File{Object: "daemon", Rank: plan.RankUnit}
-			gone[plan.RsyncdDir] = plan.File{Object: "module", Rank: plan.RankDir, Dir: true}
+		for _, bySSH := range []bool{false, true} {
+			way := s.leadsTo(name, bySSH)
+			maps.Copy(gone, way.Files)
+			maps.Copy(lines, way.Lines)
+			maps.Copy(units, way.Units)
 		}
 	}
 	if lastOfAll {
@@ -55,15 +57,11 @@ func (s *session) destroy(ctx context.Context) error {
 			gone[dir] = plan.File{Object: "definition", Rank: plan.RankDir, Dir: true}
 		}
 	}
-	current, err := s.current(ctx, plan.State{}, gone, units)
+	current, err := s.current(ctx, plan.State{}, plan.State{Files: gone, Lines: lines, Units: units})
 	if err != nil {
 		return err
 	}
-	for p, f := range current.Files {
-		if f.Dir && !f.Tree && !s.rec.Dirs[p] {
-			delete(current.Files, p) // was there before us
-		}
-	}
+	s.othersDirs(&current, plan.State{})
 	if s.role == plan.Source && lastOfRole && s.rec.User {
 		_, exists := s.found.UIDs[unit.User]
 		current.User = &plan.User{Name: unit.User, Exists: exists}
@@ -85,6 +83,13 @@ func (s *session) destroy(ctx context.Context) error {
 		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
 			delete(s.rec.Files, p)
 			delete(s.rec.Dirs, p)
+		}
+	}
+	for p := range lines {
+		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
+			if err := s.forget(p); err != nil {
+				return err
+			}
 		}
 	}
 	if recorded {

@@ -100,6 +100,10 @@ func (s *session) step(ctx context.Context, step plan.Step) (changed bool, err e
 		return true, s.write(step)
 	case plan.RemoveFile, plan.RemoveTree:
 		return s.remove(step)
+	case plan.WriteLine:
+		return true, s.writeLine(step)
+	case plan.RemoveLine:
+		return s.removeLine(step)
 	case plan.DaemonReload:
 		return true, s.m.Units.DaemonReload(ctx)
 	case plan.SetSysctl:
@@ -253,19 +257,24 @@ func (s *session) lastWords(ctx context.Context, name string, since time.Time, e
 // rollBack leads what the steps touched back to what it was, which is a plan like any other. It goes on after
 // an error and returns all of them.
 func (s *session) rollBack(ctx context.Context, done []plan.Step, before plan.State, old *record) []error {
-	goal := plan.State{Files: map[string]plan.File{}, Units: map[string]plan.Unit{}, Sysctls: map[string]string{}}
-	touched, units := map[string]plan.File{}, map[string]plan.Unit{}
+	goal := plan.State{Files: map[string]plan.File{}, Lines: map[string]plan.Line{}, Units: map[string]plan.Unit{}, Sysctls: map[string]string{}}
+	touched := plan.State{Files: map[string]plan.File{}, Lines: map[string]plan.Line{}, Units: map[string]plan.Unit{}}
 	for _, step := range done {
 		switch step.Kind {
 		case plan.AddUser, plan.RemoveUser:
 			goal.User = before.User
 		case plan.WriteFile, plan.RemoveFile, plan.RemoveTree:
-			touched[step.Path] = step.File
+			touched.Files[step.Path] = step.File
 			if f, ok := before.Files[step.Path]; ok {
 				goal.Files[step.Path] = f
 			}
+		case plan.WriteLine, plan.RemoveLine:
+			touched.Lines[step.Path] = step.Line
+			if l, ok := before.Lines[step.Path]; ok {
+				goal.Lines[step.Path] = l
+			}
 		case plan.EnableUnit, plan.DisableUnit, plan.StartUnit, plan.StopUnit, plan.RestartUnit, plan.ReloadUnit:
-			units[step.Name] = plan.Unit{Object: step.Object}
+			touched.Units[step.Name] = plan.Unit{Object: step.Object}
 			if u, ok := before.Units[step.Name]; ok {
 				goal.Units[step.Name] = u
 			}
@@ -280,7 +289,7 @@ func (s *session) rollBack(ctx context.Context, done []plan.Step, before plan.St
 		}
 		s.found.UIDs = found.UIDs
 	}
-	now, err := s.current(ctx, goal, touched, units)
+	now, err := s.current(ctx, goal, touched)
 	if err != nil {
 		return append(errs, err)
 	}
@@ -294,6 +303,14 @@ func (s *session) rollBack(ctx context.Context, done []plan.Step, before plan.St
 	for _, step := range plan.Diff(now, goal) {
 		if _, err := s.step(ctx, step); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", describe(step), err))
+		}
+	}
+	for p := range touched.Lines {
+		// What was made for it and not got as far as to hold it.
+		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
+			if err := s.forget(p); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	if _, was := old.Pairs[s.req.Pair.Name][plan.Source]; s.role == plan.Source && !was && !s.req.Prepare {

@@ -314,7 +314,7 @@ func TestOnHostSeveralAppliesAtOnceTakeTurns(t *testing.T) {
 	}
 	for _, name := range []string{"data", "mail"} {
 		reply := mustRun(t, m.backup, plan.Read, plan.Backup, plan.Request{Pair: definition(name)})
-		if diff := cmp.Diff(allInSync(plan.Backup), reply.Checks); diff != "" {
+		if diff := cmp.Diff(allInSync(plan.Backup, "daemon"), reply.Checks); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}

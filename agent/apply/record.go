@@ -28,6 +28,7 @@ type record struct {
 	User  bool                                `json:"user,omitempty"`  // the user was made
 	Files map[string]string                   `json:"files,omitempty"` // path to digest
 	Dirs  map[string]bool                     `json:"dirs,omitempty"`
+	Made  map[string]bool                     `json:"made,omitempty"` // files made for the sake of a line, which are not lockstep's
 	Runs  map[string]plan.Runs                `json:"runs,omitempty"` // by unit
 	Pairs map[string]map[plan.Role]pairRecord `json:"pairs,omitempty"`
 }
@@ -38,6 +39,12 @@ type pairRecord struct {
 	FS        string            `json:"fs,omitempty"`        // backup: filesystem of the directory
 	Addresses []string          `json:"addresses,omitempty"` // backup: what source.address last resolved to
 	Secrets   map[string]string `json:"secrets,omitempty"`   // backup: user to digest of what was written
+
+	// Backup, with transport ssh:
+
+	AuthorizedKeys string   `json:"authorized_keys,omitempty"` // the file with the pair's line
+	SSHKey         string   `json:"ssh_key,omitempty"`         // the key in it
+	HostKeys       []string `json:"host_keys,omitempty"`       // what the source host was told of sshd
 }
 
 const recordVersion = 1
@@ -65,6 +72,9 @@ func loadRecord(files host.Files) (*record, error) {
 	if r.Dirs == nil {
 		r.Dirs = map[string]bool{}
 	}
+	if r.Made == nil {
+		r.Made = map[string]bool{}
+	}
 	if r.Runs == nil {
 		r.Runs = map[string]plan.Runs{}
 	}
@@ -76,7 +86,7 @@ func loadRecord(files host.Files) (*record, error) {
 
 // save writes the record, or removes it and its directory when it has nothing to tell.
 func (r *record) save(files host.Files) error {
-	if len(r.Pairs) == 0 && len(r.Files) == 0 && len(r.Dirs) == 0 && !r.User {
+	if len(r.Pairs) == 0 && len(r.Files) == 0 && len(r.Dirs) == 0 && len(r.Made) == 0 && !r.User {
 		if err := files.Remove(plan.RecordFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

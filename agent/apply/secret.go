@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -32,9 +33,11 @@ type sealed struct {
 	User     string `json:"user"`
 	Password string `json:"password"`
 	Key      string `json:"key"`
+	// HostKeys are those of the backup host's sshd, for a pair with transport ssh.
+	HostKeys []string `json:"host_keys,omitempty"`
 }
 
-func seal(recipient, pairName string, s plan.Secret) (string, error) {
+func seal(recipient, pairName string, s plan.Secret, hostKeys []string) (string, error) {
 	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(recipient))
 	if err != nil {
 		return "", fmt.Errorf("recipient is not base64: %w", err)
@@ -43,7 +46,7 @@ func seal(recipient, pairName string, s plan.Secret) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("recipient is not a public key of a source host: %w", err)
 	}
-	text, err := json.Marshal(sealed{s.User, s.Password, s.Key})
+	text, err := json.Marshal(sealed{s.User, s.Password, s.Key, hostKeys})
 	if err != nil {
 		return "", err
 	}
@@ -54,24 +57,29 @@ func seal(recipient, pairName string, s plan.Secret) (string, error) {
 	return base64.StdEncoding.EncodeToString(box), nil
 }
 
-func open(key hpke.PrivateKey, pairName, box string) (plan.Secret, error) {
+func open(key hpke.PrivateKey, pairName, box string) (secret plan.Secret, hostKeys []string, err error) {
 	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(box))
 	if err != nil {
-		return plan.Secret{}, fmt.Errorf("not base64: %w", err)
+		return secret, nil, fmt.Errorf("not base64: %w", err)
 	}
 	text, err := hpke.Open(key, kdf, aead, []byte(pairName), raw)
 	if err != nil {
-		return plan.Secret{}, errors.New("sealed to another key or for another pair")
+		return secret, nil, errors.New("sealed to another key or for another pair")
 	}
 	var s sealed
 	if err := json.Unmarshal(text, &s); err != nil {
-		return plan.Secret{}, errors.New("not what a backup host seals") // without the cause: it may quote the text
+		return secret, nil, errors.New("not what a backup host seals") // without the cause: it may quote the text
 	}
-	secret := plan.Secret{User: s.User, Password: s.Password, Key: s.Key}
+	secret = plan.Secret{User: s.User, Password: s.Password, Key: s.Key}
 	if _, err := rsyncd.RenderSecrets([]plan.Secret{secret}); err != nil {
-		return plan.Secret{}, errors.New("not a user and a password that rsync can read")
+		return plan.Secret{}, nil, errors.New("not a user and a password that rsync can read")
 	}
-	return secret, nil
+	for _, k := range s.HostKeys {
+		if words := strings.Fields(k); len(words) != 2 || strings.Join(words, " ") != k {
+			return plan.Secret{}, nil, errors.New("not keys of an ssh server")
+		}
+	}
+	return secret, s.HostKeys, nil
 }
 
 // newSecret makes the next generation; an empty password is replaced by 32 random bytes.
@@ -90,12 +98,15 @@ func newSecret(user, password string) plan.Secret {
 // fingerprint lets the two hosts, and who relays between them, compare the password. Its key is random, travels
 // sealed with the password and is known to the two hosts only, so that even a weak password given by the user
 // cannot be guessed from it. Without a key there is no fingerprint.
-func fingerprint(pairName string, s plan.Secret) string {
+func fingerprint(pairName string, s plan.Secret, more ...string) string {
 	if s.Key == "" {
 		return ""
 	}
 	h := hmac.New(sha256.New, []byte(s.Key))
 	fmt.Fprintf(h, "lockstep fingerprint 1\x00%s\x00%s\x00%s", pairName, s.User, s.Password)
+	for _, m := range more {
+		io.WriteString(h, "\x00"+m)
+	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 

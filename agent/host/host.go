@@ -116,7 +116,15 @@ type Login struct {
 	Module   string
 	User     string
 	Password string
+	// Shell, if set, is the ssh command that leads to a daemon, up to the host, when the file knownHosts has KnownHosts in it.
+	Shell      func(knownHosts string) []string
+	KnownHosts []byte
 }
+
+// ShellError is what ssh said when it did not get as far as the daemon.
+type ShellError struct{ Said string }
+
+func (e *ShellError) Error() string { return e.Said }
 
 // LoginError is what the daemon answered instead of letting the client in. To a client that `hosts allow` keeps out,
 // a module with `list = no` is an unknown one.
@@ -138,6 +146,8 @@ type Query struct {
 	Dirs    []string // Facts.Dirs
 	CountIn string   // a directory tree; Facts.Count
 	Sysctls []string // Facts.Sysctls
+	SSH     bool     // Facts.SSH
+	SSHD    *SSHDQuery
 	// Fanotify is a directory: can its filesystem be marked, and do its files have handles?
 	Fanotify string
 }
@@ -163,6 +173,23 @@ type Facts struct {
 	// SysctlsWritable is false in a container that shares the kernel's settings.
 	SysctlsWritable bool
 	Fanotify        bool
+	SSH             string // path of the client; "" = none
+	SSHD            *SSHD
+}
+
+// SSHDQuery is whose session, and from where, is asked about.
+type SSHDQuery struct {
+	User string
+	From string // one of Query.Names
+}
+
+// SSHD is the ssh server.
+type SSHD struct {
+	Path     string              // "" = none
+	Settings map[string][]string // as `sshd -T` prints them, in lower case; nil when it cannot say
+	HostKeys []string            // type and key, sorted
+	Home     string              // of the user
+	Shell    string
 }
 
 // Rsync is the rsync binary of the host.

@@ -4,6 +4,7 @@ package host
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/md5"  //nolint:gosec // rsync's oldest challenge-response, for daemons before 3.2.7
 	"crypto/sha1" //nolint:gosec // as above
@@ -15,6 +16,9 @@ import (
 	"hash"
 	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +43,9 @@ var authDigests = []struct {
 func login(ctx context.Context, l Login) error {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
+	if l.Shell != nil {
+		return loginBySSH(ctx, l)
+	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(l.Address, strconv.Itoa(l.Port)))
 	if err != nil {
@@ -49,6 +56,50 @@ func login(ctx context.Context, l Login) error {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
+	from, _, _ := net.SplitHostPort(conn.LocalAddr().String())
+	return greet(conn, conn, l, from)
+}
+
+// loginBySSH does the same in a session in which sshd runs the daemon.
+func loginBySSH(ctx context.Context, l Login) error {
+	dir, err := os.MkdirTemp("", "lockstep-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	known := filepath.Join(dir, "known_hosts")
+	if err := os.WriteFile(known, l.KnownHosts, 0o600); err != nil {
+		return err
+	}
+	argv := append(l.Shell(known), l.Address, "rsync", "--server", "--daemon", ".")
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.WaitDelay = time.Second
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err = greet(out, in, l, "")
+	in.Close()
+	out.Close() // the daemon would go on to wait for its options
+	_ = cmd.Wait()
+	var refused *LoginError
+	if words := strings.TrimSpace(said.String()); err != nil && !errors.As(err, &refused) && words != "" {
+		return &ShellError{words}
+	}
+	return err
+}
+
+// greet is one login; from is our address on the connection.
+func greet(conn io.Reader, to io.Writer, l Login, from string) error {
 	in := bufio.NewReader(io.LimitReader(conn, 64<<10)) // a message of the day fits, a stream of rubbish ends
 	readLine := func() (string, error) {
 		line, err := in.ReadString('\n')
@@ -82,7 +133,7 @@ func login(ctx context.Context, l Login) error {
 	for _, d := range authDigests {
 		names = append(names, d.name)
 	}
-	if _, err := fmt.Fprintf(conn, "@RSYNCD: 31.0 %s\n%s\n", strings.Join(names, " "), l.Module); err != nil {
+	if _, err := fmt.Fprintf(to, "@RSYNCD: 31.0 %s\n%s\n", strings.Join(names, " "), l.Module); err != nil {
 		return err
 	}
 	for {
@@ -97,11 +148,10 @@ func login(ctx context.Context, l Login) error {
 			h := newHash()
 			io.WriteString(h, l.Password)
 			io.WriteString(h, strings.TrimPrefix(rest, "AUTHREQD "))
-			if _, err := fmt.Fprintf(conn, "%s %s\n", l.User, base64.RawStdEncoding.EncodeToString(h.Sum(nil))); err != nil {
+			if _, err := fmt.Fprintf(to, "%s %s\n", l.User, base64.RawStdEncoding.EncodeToString(h.Sum(nil))); err != nil {
 				return err
 			}
 		case strings.HasPrefix(line, "@ERROR"):
-			from, _, _ := net.SplitHostPort(conn.LocalAddr().String())
 			return &LoginError{Reply: strings.TrimPrefix(line, "@ERROR: "), From: from}
 		}
 		// Anything else is the message of the day.

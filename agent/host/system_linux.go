@@ -136,6 +136,13 @@ func (s *system) Inspect(ctx context.Context, q Query) (Facts, error) {
 		}
 		f.Sysctls[name] = strings.TrimSpace(string(data))
 	}
+	if q.SSH {
+		f.SSH = program("ssh")
+	}
+	if q.SSHD != nil {
+		d := findSSHD(ctx, *q.SSHD, f.Addresses[q.SSHD.From])
+		f.SSHD = &d
+	}
 	if q.Fanotify != "" {
 		f.Fanotify = canFanotify(q.Fanotify)
 	}

@@ -15,7 +15,7 @@ type Pair struct {
 	Name      string   `json:"name"`
 	Source    Source   `json:"source"`
 	Backup    Backup   `json:"backup"`
-	Transport string   `json:"transport"` // daemon, ssh
+	Transport string   `json:"transport"` // [Daemon] or [SSH]
 	Auth      Auth     `json:"auth"`
 	Exclude   []string `json:"exclude"`
 	Filter    []string `json:"filter"`
@@ -28,12 +28,6 @@ type Pair struct {
 	Metrics   Metrics  `json:"metrics"`
 	Paused    bool     `json:"paused"`
 }
-
-// Transports: how the source host reaches the module on the backup host.
-const (
-	Daemon = "daemon" // a connection to the rsync daemon
-	SSH    = "ssh"    // an ssh session that runs the daemon for itself
-)
 
 // Source is the directory that is watched, and its host.
 type Source struct {
@@ -124,14 +118,6 @@ func Defaults() Pair {
 		Retry: Retry{Initial: Duration(time.Second), Max: Duration(5 * time.Minute)},
 		Hooks: []Hook{},
 	}
-}
-
-// DefaultPort is the port of a transport: rsync's, or that of ssh.
-func DefaultPort(transport string) int {
-	if transport == SSH {
-		return 22
-	}
-	return 873
 }
 
 // Complete fills the fields whose default is another field: the addresses, which follow the hosts, the module,

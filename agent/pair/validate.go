@@ -230,9 +230,7 @@ func (v *validator) backup(p Pair) {
 		v.add("backup.port", fmt.Sprintf("%d is not a port", p.Backup.Port), fmt.Sprintf("write 1 to 65535; without it, it is %d", DefaultPort(p.Transport)))
 	}
 	switch p.Transport {
-	case Daemon:
-	case SSH:
-		v.add("transport", "ssh is not built yet", "remove it")
+	case Daemon, SSH:
 	default:
 		v.add("transport", fmt.Sprintf("%q is not a way to reach the backup host", p.Transport), "write "+strings.Join(transports, " or ")+nearest(p.Transport, transports))
 	}
@@ -338,6 +336,10 @@ func (v *validator) transfer(p Pair) {
 		name, msg, hint := checkOption(o)
 		if msg != "" {
 			v.add(at, msg, hint)
+			continue
+		}
+		if p.Transport == SSH && (name == "--contimeout" || name == "--address") {
+			v.add(at, fmt.Sprintf("%q: rsync takes %s for a daemon that it dials itself, not for ssh", o, name), "remove it")
 			continue
 		}
 		names[i] = name

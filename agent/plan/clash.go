@@ -23,6 +23,8 @@ type Facts struct {
 	Unknown   []string // users and groups of the definition that do not exist
 	Addresses []string // what source.address stands for
 	Listener  *Listener
+	SSH       string // where the ssh client is
+	SSHD      *SSHD  // of a backup host with transport ssh
 	Dirs      map[string]Dir
 }
 
@@ -130,6 +132,9 @@ func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 	} else if !d.IsDir {
 		add("source.path", p.Source.Path+" is not a directory", "name the directory to replicate")
 	}
+	if BySSH(p) && f.SSH == "" {
+		add("login", "ssh is not installed", "install openssh-client, or write transport: daemon")
+	}
 	for _, t := range f.Tenants {
 		if t.Pair.Name != p.Name && t.has(Backup) && t.Pair.Backup.Path != p.Source.Path && within(t.Pair.Backup.Path, p.Source.Path) {
 			add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", p.Source.Path, t.Pair.Name, t.Pair.Backup.Path),
@@ -184,11 +189,13 @@ func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
 		case within(e.Path, p.Backup.Path) || within(p.Backup.Path, e.Path):
 			add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", p.Backup.Path, e.Module, e.File, e.Path),
 				"remove that module, or choose another directory")
-		case strings.HasPrefix(e.File, RsyncdDir+"/") && e.Module == p.Backup.Module:
+		case strings.HasPrefix(e.File, RsyncdDir+"/") && e.Module == p.Backup.Module && !BySSH(p):
 			add("backup.module", fmt.Sprintf("module %q is in %s already, which lockstep did not write", e.Module, e.File), "choose another name in backup.module")
 		}
 	}
-	if l := f.Listener; l != nil {
+	if BySSH(p) {
+		ps = append(ps, LoginProblems(f)...)
+	} else if l := f.Listener; l != nil {
 		add("backup.port", fmt.Sprintf("port %d is taken by %s", p.Backup.Port, l), portHint(l))
 	}
 	return append(ps, overlap(p, f)...)
@@ -243,7 +250,7 @@ func neighbourProblems(p pair.Pair, t Tenant) []pair.Problem {
 		if other.Backup.Module == p.Backup.Module {
 			add("backup.module", fmt.Sprintf("module %q belongs to pair %q on this host", p.Backup.Module, other.Name), "choose another name in backup.module")
 		}
-		if other.Backup.Port != p.Backup.Port {
+		if other.Backup.Port != p.Backup.Port && !BySSH(p) && !BySSH(other) {
 			add("backup.port", fmt.Sprintf("the daemon of this host listens on port %d, for pair %q; it can listen on one port only", other.Backup.Port, other.Name),
 				fmt.Sprintf("write backup.port = %d, or destroy the other pair on this host first", other.Backup.Port))
 		}

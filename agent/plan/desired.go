@@ -23,10 +23,12 @@ type Secret = rsyncd.Secret
 
 // SourceInputs is what the desired state of a source host depends on beside the definition.
 type SourceInputs struct {
-	Binary   string  // the path that the unit runs
-	Digest   string  // of the binary: another one means a restart, unless a package sees to it
-	Packaged bool    // a package has installed the very same template unit
-	Secret   *Secret // nil: not known before the backup host has answered
+	Binary   string   // the path that the unit runs
+	Digest   string   // of the binary: another one means a restart, unless a package sees to it
+	Packaged bool     // a package has installed the very same template unit
+	Secret   *Secret  // nil: not known before the backup host has answered
+	SSHKey   []byte   // with transport ssh: the private key; nil: not made yet
+	HostKeys []string // with transport ssh: what the backup host's sshd shows; nil as for Secret
 	// Watches is the least fs.inotify.max_user_watches that will do; 0 when no limit matters.
 	Watches int
 	// HaveWatches and FileWatches are the kernel's value and that of [SysctlFile], 0 without one.
@@ -59,6 +61,17 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 	if !in.Packaged {
 		state.Files[SystemdDir+"/"+unit.AgentTemplate] = text("unit", RankUnit, "", template)
 	}
+	var login []byte
+	if BySSH(p) {
+		key := File{Object: "login", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: in.SSHKey, Secret: true, Pending: in.SSHKey == nil}
+		known := text("login", RankSecret, p.Name, nil)
+		known.Pending = in.HostKeys == nil
+		for _, k := range in.HostKeys {
+			known.Data = append(known.Data, p.HostAlias()+" "+k+"\n"...)
+		}
+		state.Files[SSHKeyFile(p.Name)], state.Files[KnownHostsFile(p.Name)] = key, known
+		login = slices.Concat(key.Data, known.Data)
+	}
 	dropIn := agentDropIn(p).File().Render()
 	if len(dropIn) > 0 {
 		state.Files[DropInDir(p.Name)] = dir("unit", 0o755)
@@ -75,7 +88,7 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 	state.Units[unit.AgentName(p.Name)] = Unit{
 		Object: "service", Enabled: true, Active: true,
 		Runs: Runs{
-			Start: hash(digest, template, dropIn, secret.Data, fmt.Appendf(nil, "%#v", restartFields(p))),
+			Start: hash(digest, template, dropIn, slices.Concat(secret.Data, login), fmt.Appendf(nil, "%#v", restartFields(p))),
 			Load:  hash(definition.Data),
 		},
 	}
@@ -90,6 +103,7 @@ func agentDropIn(p pair.Pair) unit.AgentDropIn {
 	return unit.AgentDropIn{
 		Fanotify: p.Watch.Backend != "inotify",
 		Tmp:      within(p.Source.Path, "/tmp") || within(p.Source.Path, "/var/tmp"),
+		SSH:      BySSH(p),
 	}
 }
 
@@ -137,47 +151,73 @@ type BackupInputs struct {
 	Secrets []Secret // oldest generation first; the newest counts
 	// Pending is set when a plan would make a new generation.
 	Pending bool
+	// With transport ssh: the file that the source host's key goes into, and that key ("" = not known yet).
+	AuthorizedKeys, SSHKey string
 }
 
 // BackupState is the desired state of the backup host of a pair.
 func BackupState(p pair.Pair, in BackupInputs) (State, error) {
-	module, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{Module(p, in.Allow, in.Secrets)}})
-	if err != nil {
-		return State{}, err
-	}
 	secrets, err := rsyncd.RenderSecrets(in.Secrets)
 	if err != nil {
 		return State{}, err
 	}
-	conf, err := rsyncd.Render(daemonConf(p.Backup.Port))
-	if err != nil {
-		return State{}, err
-	}
-	daemon := unit.Rsyncd(in.Rsync, RsyncdConf).Render()
 	state := State{
 		Files: map[string]File{
 			EtcDir:                 dir("definition", 0o755),
 			PairsDir:               dir("definition", 0o755),
 			SecretsDir:             dir("secrets", 0o700),
-			RsyncdDir:              dir("module", 0o755),
 			DefinitionFile(p.Name): definitionFile(p),
 			SecretsFile(p.Name): {Object: "secrets", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root",
 				Data: append([]byte(Header(p.Name)), secrets...), Secret: true, Pending: in.Pending},
-			ModuleFile(p.Name):                 text("module", RankModule, p.Name, module),
-			RsyncdConf:                         text("daemon", RankConfig, "", conf),
-			SystemdDir + "/" + unit.RsyncdName: text("daemon", RankUnit, "", daemon),
 			// A new directory is for its owner alone until the first transfer gives it the source's mode.
 			p.Backup.Path: {Object: "directory", Rank: RankData, Dir: true, Keep: true, Mode: 0o700, Owner: p.Backup.UID, Group: p.Backup.GID},
 		},
-		Units: map[string]Unit{unit.RsyncdName: {
-			Object: "daemon", Enabled: true, Active: true,
-			Runs: Runs{Start: hash(conf, daemon)},
-		}},
+		Lines: map[string]Line{},
+		Units: map[string]Unit{},
 	}
 	for _, parent := range ancestors(p.Backup.Path) {
 		state.Files[parent] = File{Object: "directory", Rank: RankData, Dir: true, Keep: true, Mode: 0o755, Owner: "root", Group: "root"}
 	}
-	return state, nil
+	if BySSH(p) {
+		return state, state.addLogin(p, in)
+	}
+	return state, state.addDaemon(p, in)
+}
+
+// addDaemon adds the module, and the daemon that serves the modules of all pairs.
+func (s *State) addDaemon(p pair.Pair, in BackupInputs) error {
+	module, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{Module(p, in.Allow, in.Secrets)}})
+	if err != nil {
+		return err
+	}
+	conf, err := rsyncd.Render(daemonConf(p.Backup.Port))
+	if err != nil {
+		return err
+	}
+	daemon := unit.Rsyncd(in.Rsync, RsyncdConf).Render()
+	s.Files[RsyncdDir] = dir("module", 0o755)
+	s.Files[ModuleFile(p.Name)] = text("module", RankModule, p.Name, module)
+	s.Files[RsyncdConf] = text("daemon", RankConfig, "", conf)
+	s.Files[SystemdDir+"/"+unit.RsyncdName] = text("daemon", RankUnit, "", daemon)
+	s.Units[unit.RsyncdName] = Unit{
+		Object: "daemon", Enabled: true, Active: true,
+		Runs: Runs{Start: hash(conf, daemon)},
+	}
+	return nil
+}
+
+// addLogin adds the module, and the line that lets the source host's key run it.
+func (s *State) addLogin(p pair.Pair, in BackupInputs) error {
+	conf, err := rsyncd.Render(sshModule(p, in.Allow, in.Secrets))
+	if err != nil {
+		return err
+	}
+	s.Files[SSHDir] = dir("module", 0o755)
+	s.Files[SSHConfFile(p.Name)] = text("module", RankModule, p.Name, conf)
+	if in.AuthorizedKeys != "" {
+		s.Lines[in.AuthorizedKeys] = loginLine(p, in.Rsync, in.SSHKey)
+	}
+	return nil
 }
 
 // daemonConf is /etc/lockstep/rsyncd.conf. Without a log file the daemon logs to syslog, and so to the journal.

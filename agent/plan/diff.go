@@ -9,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
 )
 
 // Step is one change to a host, with what is needed to make it. Object is empty for a step that only serves
@@ -17,6 +19,7 @@ type Step struct {
 	Change
 	Kind Kind
 	File File   // to be written; for RemoveFile as it was
+	Line Line   // to be written; for RemoveLine as it was
 	Name string // unit, user or sysctl
 	Arg  string // a sysctl's value
 	Runs Runs   // what a unit will have been started with
@@ -37,7 +40,9 @@ const (
 	AddUser      Kind = iota
 	StopUnit          // of a unit that goes away
 	DisableUnit       //
+	RemoveLine        // before what it leads to
 	WriteFile         //
+	WriteLine         //
 	RemoveFile        //
 	RemoveTree        //
 	DaemonReload      //
@@ -102,6 +107,14 @@ func leaving(current, desired State) []Step {
 				Change: Change{Object: object, Path: name, Action: "disable"}})
 		}
 	}
+	for _, p := range slices.Sorted(maps.Keys(current.Lines)) {
+		have := current.Lines[p]
+		if _, ok := desired.Lines[p]; ok || have.Foreign {
+			continue
+		}
+		steps = append(steps, Step{Kind: RemoveLine, Line: have, Words: p + " lets in a key that is no longer needed",
+			Change: Change{Object: have.Object, Path: p, Action: "delete", Diff: fmt.Sprintf("--- %s\n+++ %s\n%s", p, p, unified([]byte(have.Text), nil))}})
+	}
 	return steps
 }
 
@@ -115,7 +128,7 @@ func unitSteps(name string, have, want Unit, files []Step) []Step {
 		case RankUnit, RankDropIn, RankConfig:
 			restart = restart || changed
 		case RankSecret:
-			restart = restart || changed && f.Object == "secret"
+			restart = restart || changed && (f.Object == "secret" || f.Object == "login")
 		case RankDefinition:
 			restart = restart || f.Astray && want.Object == "service"
 		}
@@ -179,6 +192,12 @@ func fileSteps(current, desired State) []Step {
 	}
 	slices.SortFunc(writes, order)
 	slices.SortFunc(removals, func(a, b Step) int { return order(b, a) })
+	for _, p := range slices.Sorted(maps.Keys(desired.Lines)) {
+		have, exists := current.Lines[p]
+		if s, ok := lineStep(p, have, desired.Lines[p], exists); ok {
+			writes = append(writes, s)
+		}
+	}
 	return append(writes, removals...)
 }
 
@@ -427,16 +446,16 @@ func qualified(lines []string, i int) string {
 }
 
 // Checks turns the steps that a role needs into Reply.Checks.
-func Checks(role Role, steps []Step) map[string]string {
+func Checks(role Role, p pair.Pair, steps []Step) map[string]string {
 	checks := map[string]string{}
-	for _, object := range Objects(role) {
+	for _, object := range Objects(role, p.Transport) {
 		checks[object] = InSync
 	}
 	for _, s := range steps {
 		if s.Object == "" || s.Words == "" {
 			continue
 		}
-		if checks[s.Object] == InSync {
+		if have, ok := checks[s.Object]; !ok || have == InSync {
 			checks[s.Object] = s.Words
 		} else {
 			checks[s.Object] += "; " + s.Words
@@ -446,9 +465,14 @@ func Checks(role Role, steps []Step) map[string]string {
 }
 
 // Objects lists the objects of a role, as in Reply.Checks.
-func Objects(role Role) []string {
-	if role == Backup {
+func Objects(role Role, transport string) []string {
+	switch {
+	case role == Backup && transport == pair.SSH:
+		return []string{"definition", "module", "secrets", "login", "directory"}
+	case role == Backup:
 		return []string{"definition", "module", "secrets", "daemon", "directory"}
+	case transport == pair.SSH:
+		return []string{"definition", "secret", "login", "unit", "service", "limits", "source_dir"}
 	}
 	return []string{"definition", "secret", "unit", "service", "limits", "source_dir"}
 }

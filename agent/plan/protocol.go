@@ -30,6 +30,9 @@ const (
 // The same calls heal and update a pair. The sealed password is to be relayed also when the user gave the
 // password: it carries the user name and what the fingerprint is made with. When the read (or plan) of either
 // side answers other fingerprints, or an empty one, steps 2 to 5 mend it.
+//
+// What goes from host to host means nothing to who relays it. With transport ssh, public_key also has the pair's ssh key,
+// sealed_password the host keys of the backup host's sshd, and the fingerprint is of these two as well.
 type Request struct {
 	Protocol int       `json:"protocol"`
 	Pair     pair.Pair `json:"pair"`
@@ -57,8 +60,8 @@ type Reply struct {
 	Changed  bool     `json:"changed"` // plan: would change; apply and destroy: did change
 	Changes  []Change `json:"changes"`
 	// Checks has one entry for each object of the role: "in sync" or what differs, in words.
-	// Source: definition, secret, unit, service, limits, source_dir.
-	// Backup: definition, module, secrets, daemon, directory.
+	// Source: definition, secret, unit, service, limits, source_dir. Backup: definition, module, secrets, daemon,
+	// directory. With transport ssh both have login, and the backup host no daemon.
 	Checks map[string]string `json:"checks"`
 	// Exists is whether this host holds any object of the pair in this role.
 	Exists bool `json:"exists"`

@@ -11,6 +11,7 @@ import (
 type State struct {
 	User    *User           // nil: no matter
 	Files   map[string]File // by path; directories too
+	Lines   map[string]Line // by the path of the file that each stands in
 	Units   map[string]Unit // by name
 	Sysctls map[string]string
 }

@@ -31,6 +31,8 @@ type Options struct {
 	Pair         pair.Pair
 	User         string // of the rsync module; "" means Pair.Auth.User
 	PasswordFile string
+	SSHKey       string // files: the pair's private key, and what the backup host must show; for transport ssh
+	KnownHosts   string
 	StateDir     string // made when missing
 	RuntimeDir   string // made when missing; holds status.sock
 	Rsync        string // "" looks in PATH
@@ -155,6 +157,7 @@ func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
 			Module:       p.Backup.Module,
 			User:         user,
 			PasswordFile: a.opts.PasswordFile,
+			Shell:        a.shell(p),
 		},
 		Exclude:        p.Exclude,
 		Filter:         p.Filter,
@@ -172,6 +175,14 @@ func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
 		a.opts.Log.Warn(w)
 	}
 	return rsync{p.Source.Path, runner}, runner.Version(), nil
+}
+
+// shell is the command that rsync reaches the backup host by; nil when it dials the daemon.
+func (a *Agent) shell(p pair.Pair) []string {
+	if p.Transport != pair.SSH {
+		return nil
+	}
+	return p.RemoteShell(a.opts.SSHKey, a.opts.KnownHosts)
 }
 
 func newWatcher(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error) {

@@ -90,7 +90,7 @@ func (r *Runner) args(c run) []string {
 	}
 	if s := seconds(o.Timeout); s != "" {
 		args = append(args, "--timeout="+s)
-		if !r.hasExtra("--contimeout") {
+		if len(o.Target.Shell) == 0 && !r.hasExtra("--contimeout") {
 			args = append(args, "--contimeout="+seconds(min(o.Timeout, connectTimeout)))
 		}
 	}
@@ -105,10 +105,24 @@ func (r *Runner) args(c run) []string {
 	if o.Target.PasswordFile != "" {
 		args = append(args, "--password-file="+o.Target.PasswordFile)
 	}
-	if o.Target.Port != 0 {
+	if len(o.Target.Shell) > 0 {
+		args = append(args, "--rsh="+shellLine(o.Target.Shell)) // it knows the port
+	} else if o.Target.Port != 0 {
 		args = append(args, "--port="+strconv.Itoa(o.Target.Port))
 	}
 	return append(args, ".", r.destination())
+}
+
+// shellLine joins words as rsync takes them apart: at spaces, except between quotes, of which a double one stands for one.
+func shellLine(words []string) string {
+	line := make([]string, len(words))
+	for i, w := range words {
+		if strings.ContainsAny(w, ` '"`) {
+			w = "'" + strings.ReplaceAll(w, "'", "''") + "'"
+		}
+		line[i] = w
+	}
+	return strings.Join(line, " ")
 }
 
 // ruleArgs are the exclude patterns and filter rules. As a filter rule, a pattern that begins with + or ! is

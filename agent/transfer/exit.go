@@ -55,6 +55,20 @@ func line(pattern string) *regexp.Regexp { return regexp.MustCompile(pattern) }
 // rows is read from the top, and the first row decides that matches a line of a run whose status is not 0. The cause
 // stands in an earlier row than what follows from it: a daemon that refuses an option also closes the connection.
 var rows = []row{
+	{0, line(`REMOTE HOST IDENTIFICATION HAS CHANGED|^Host key verification failed|^No \S+ host key is known`), verdict{Permanent,
+		"{address} shows another ssh host key than the one that was pinned when the pair was made: it may be another host",
+		"if sshd on the backup host was given new keys, apply the pair again, which pins them; if it was not, somebody is in between"}},
+	{0, line(`Permission denied \([a-z,-]+\)\.?$`), verdict{Permanent, "sshd on the backup host refuses the pair's key",
+		"lockstep read --role backup NAME there tells what differs: the line in authorized_keys, PermitRootLogin; else the log of sshd tells"}},
+	{0, line(`^(?:Load key|no such identity:) "?([^":]+)"?: (.*)`), verdict{Permanent, "ssh cannot use the pair's key, {1}: {2}", "apply the pair again, which writes it"}},
+	{0, line(`^ssh: connect to host \S+ port \d+: (.*)`), verdict{Transient, "no connection to {address} by ssh: {1}",
+		"is sshd running on the backup host, and does a firewall let this host through?"}},
+	{0, line(`^ssh: Could not resolve hostname (\S+): (.*)`), verdict{Transient, "the name {1} of the backup host cannot be resolved: {2}", "check backup.address and the resolver"}},
+	{0, line(`^Connection timed out during banner exchange|^Timeout, server \S+ not responding`), verdict{Transient, "{address} was silent, or sshd there is busy", ""}},
+	{0, line(`^(?:kex_exchange_identification: |Connection )(?:read: |\S*)(closed|reset|Connection (?:closed|reset))`), verdict{Transient, "sshd at {address} ends the connection before the login",
+		"too many at once (MaxStartups of sshd_config(5)), or something bans this host (fail2ban, DenyUsers)"}},
+	{0, line(`Failed to exec ssh: (.*)`), verdict{Permanent, "ssh cannot be run here: {1}", "install openssh-client"}},
+	{0, line(`^Connection to \S+ closed by remote host`), verdict{Transient, "sshd at {address} closed the connection", ""}},
 	{0, line(`^@ERROR: auth failed on module`), verdict{Permanent, "the backup host refuses the password of user {user} for module {module}",
 		"the same answer comes for a wrong password, an unknown user, and a secrets file on the backup host that others may read; the log of its rsync daemon tells which"}},
 	{0, line(`^@ERROR: Unknown module '(.*)'`), verdict{Permanent, "the backup host has no module {1}, or not for this host",
@@ -118,10 +132,11 @@ var statuses = map[int]verdict{
 	ExitDelLimit:    {Permanent, "rsync's --max-delete stopped deletions", "remove --max-delete; lockstep has a limit of its own"},
 	ExitTimeout:     {Transient, "{address} was silent for too long", ""},
 	ExitConTimeout:  {Transient, "{address} did not answer in time", "does a firewall drop the packets?"},
-	124:             {Permanent, "rsync's remote shell failed", ""}, // RERR_CMD_FAILED; no remote shell is used
+	124:             {Permanent, "rsync's remote shell failed", ""}, // RERR_CMD_FAILED
 	125:             {Permanent, "rsync's remote shell was killed", ""},
 	126:             {Permanent, "rsync's remote shell cannot be run", ""},
 	127:             {Permanent, "rsync's remote shell is not found", ""},
+	255:             {Transient, "ssh to {address} failed", ""}, // of ssh; what it is about, a row above tells
 }
 
 // expand fills in the target and a row's groups.

@@ -22,6 +22,8 @@ type Target struct {
 	Module       string
 	User         string
 	PasswordFile string // rsync(1) --password-file: not other-readable, owned by the caller or root; "" = a module without users
+	// Shell is the command that leads to a daemon on the host, without the host: rsync(1) --rsh. Empty: rsync dials the daemon.
+	Shell []string
 }
 
 // Options configures a Runner.

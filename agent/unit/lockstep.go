@@ -101,6 +101,8 @@ type AgentDropIn struct {
 	Fanotify bool
 	// Tmp is for a source below /tmp or /var/tmp, which PrivateTmp= hides.
 	Tmp bool
+	// SSH gives the agent the pair's ssh key, and the keys of the host that it is for.
+	SSH bool
 }
 
 // File is the drop-in's text as a value.
@@ -115,6 +117,12 @@ func (d AgentDropIn) File() File {
 	}
 	if d.Tmp {
 		f = append(f, section("Service", "PrivateTmp", "no")...)
+	}
+	if d.SSH {
+		f = append(f, section("Service",
+			"LoadCredential", "ssh_key:/etc/lockstep/secrets/%i.ssh",
+			"LoadCredential", "known_hosts:/etc/lockstep/secrets/%i.known_hosts",
+		)...)
 	}
 	return f
 }

@@ -84,6 +84,7 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 		d.name = name
 		d.files.definition = cmp.Or(d.files.definition, filepath.Join(pairsDir, name+".yaml"))
 		d.files.password = cmp.Or(d.files.password, filepath.Join(secretsDir, name))
+		d.files.sshKey, d.files.knownHosts = plan.SSHKeyFile(name), plan.KnownHostsFile(name)
 		d.files.runtime = cmp.Or(d.files.runtime, filepath.Join(runRoot, name))
 	}
 	if d.machine, err = host.New(); err != nil {
@@ -342,7 +343,8 @@ func (d *doctor) localRsync(ctx context.Context) *transfer.Runner {
 	p := d.pair
 	runner, err := transfer.New(transfer.Options{
 		Rsync: d.rsync, Path: p.Source.Path,
-		Target: transfer.Target{Address: p.Backup.Address, Port: p.Backup.Port, Module: p.Backup.Module, User: d.user, PasswordFile: d.files.password},
+		Target: transfer.Target{Address: p.Backup.Address, Port: p.Backup.Port, Module: p.Backup.Module, User: d.user, PasswordFile: d.files.password,
+			Shell: d.files.shell(p)},
 		// The rules do not matter to a canary.
 		Compress: p.Transfer.Compress, BandwidthLimit: p.Transfer.BandwidthLimit, Timeout: d.timeout, Extra: p.Transfer.Options,
 	})
@@ -421,7 +423,11 @@ func (d *doctor) connect(ctx context.Context) bool {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", at)
 	if err != nil {
-		d.failure("connect", err, "on "+d.pair.Backup.Host+": systemctl status "+unit.RsyncdName+"; then see to routes and firewalls between the hosts")
+		service := unit.RsyncdName
+		if d.pair.Transport == pair.SSH {
+			service = "ssh or sshd"
+		}
+		d.failure("connect", err, "on "+d.pair.Backup.Host+": systemctl status "+service+"; then see to routes and firewalls between the hosts")
 		return false
 	}
 	defer conn.Close() //nolint:errcheck // read only
@@ -444,6 +450,9 @@ func (d *doctor) connect(ctx context.Context) bool {
 	}
 	line, err := bufio.NewReader(io.LimitReader(conn, 1024)).ReadString('\n')
 	line = strings.TrimSpace(line)
+	if d.pair.Transport == pair.SSH {
+		return d.sshGreeting(at, line, err)
+	}
 	words := strings.Fields(strings.TrimPrefix(line, "@RSYNCD:"))
 	switch {
 	case err != nil && line == "":
@@ -464,6 +473,20 @@ func (d *doctor) connect(ctx context.Context) bool {
 	default:
 		d.tell("greeting", levelOK, "protocol "+words[0]+", digests "+digests, "")
 	}
+	return true
+}
+
+// sshGreeting looks at what sshd says first, as in "SSH-2.0-OpenSSH_9.2p1 Debian-2".
+func (d *doctor) sshGreeting(at, line string, err error) bool {
+	switch {
+	case err != nil && line == "":
+		d.failure("greeting", fmt.Errorf("%s says nothing: %w", at, err), "is another service listening there, or does a firewall cut in?")
+		return false
+	case !strings.HasPrefix(line, "SSH-"):
+		d.tell("greeting", levelFail, fmt.Sprintf("%s is not an ssh server, it says %q", at, line), "check backup.address and backup.port")
+		return false
+	}
+	d.tell("greeting", levelOK, line, "")
 	return true
 }
 

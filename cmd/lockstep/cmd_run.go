@@ -24,6 +24,16 @@ import (
 // runFiles says where an agent finds its things.
 type runFiles struct {
 	definition, password, state, runtime string
+	// With transport ssh:
+	sshKey, knownHosts string
+}
+
+// shell is the command that rsync reaches the backup host by; nil when it dials the daemon.
+func (files *runFiles) shell(p pair.Pair) []string {
+	if p.Transport != pair.SSH {
+		return nil
+	}
+	return p.RemoteShell(files.sshKey, files.knownHosts)
 }
 
 func runRun(ctx context.Context, std stdio, args []string) error {
@@ -32,6 +42,8 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	var files runFiles
 	f.StringVar(&files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
 	f.StringVar(&files.password, "password-file", "", "rsync password `file` (default $CREDENTIALS_DIRECTORY/password or "+secretsDir+"/NAME)")
+	f.StringVar(&files.sshKey, "ssh-key", "", "private key `file`, with transport ssh (default $CREDENTIALS_DIRECTORY/ssh_key or "+secretsDir+"/NAME.ssh)")
+	f.StringVar(&files.knownHosts, "known-hosts", "", "`file` with the backup host's keys, with transport ssh (default $CREDENTIALS_DIRECTORY/known_hosts or "+secretsDir+"/NAME.known_hosts)")
 	f.StringVar(&files.state, "state-dir", "", "state `directory` (default $STATE_DIRECTORY or "+stateRoot+"/NAME)")
 	f.StringVar(&files.runtime, "runtime-dir", "", "runtime `directory` (default $RUNTIME_DIRECTORY or "+runRoot+"/NAME)")
 	rsync := f.String("rsync", "", "rsync `binary` (default: the one in PATH)")
@@ -77,6 +89,8 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		Pair:         p,
 		User:         user,
 		PasswordFile: files.password,
+		SSHKey:       files.sshKey,
+		KnownHosts:   files.knownHosts,
 		StateDir:     files.state,
 		RuntimeDir:   files.runtime,
 		Rsync:        *rsync,
@@ -138,9 +152,10 @@ func (files *runFiles) login(p pair.Pair) (user string, err error) {
 
 // complete fills what was not given, first from what systemd says, then from the packaged places.
 func (files *runFiles) complete(name string) error {
-	credentials := filepath.Join(secretsDir, name)
+	password := filepath.Join(secretsDir, name)
+	sshKey, knownHosts := password+".ssh", password+".known_hosts"
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		credentials = filepath.Join(dir, "password")
+		password, sshKey, knownHosts = filepath.Join(dir, "password"), filepath.Join(dir, "ssh_key"), filepath.Join(dir, "known_hosts")
 	}
 	for _, d := range []struct {
 		path *string
@@ -148,7 +163,9 @@ func (files *runFiles) complete(name string) error {
 		or   string
 	}{
 		{&files.definition, "", filepath.Join(pairsDir, name+".yaml")},
-		{&files.password, "", credentials},
+		{&files.password, "", password},
+		{&files.sshKey, "", sshKey},
+		{&files.knownHosts, "", knownHosts},
 		{&files.state, "STATE_DIRECTORY", filepath.Join(stateRoot, name)},
 		{&files.runtime, "RUNTIME_DIRECTORY", filepath.Join(runRoot, name)},
 	} {

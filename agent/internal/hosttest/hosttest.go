@@ -15,10 +15,13 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 )
@@ -73,13 +76,15 @@ func New() *Host {
 			Versions:        map[string]string{"os": "Debian GNU/Linux 12 (bookworm)", "arch": "amd64", "rsync": "3.5.0"},
 			OS:              map[string]string{"ID": "debian"},
 			SysctlsWritable: true,
+			SSH:             "/usr/bin/ssh",
+			SSHD:            &host.SSHD{Path: "/usr/sbin/sshd", HostKeys: []string{"ssh-ed25519 AAAAhost"}, Home: "/root", Shell: "/bin/bash"},
 		},
 		Count:   100,
 		units:   map[string]*unitState{},
 		loaded:  map[string]string{},
 		nextPID: 100,
 	}
-	for _, dir := range []string{"/", "/etc", "/etc/systemd", "/etc/systemd/system", "/etc/sysctl.d", "/usr", "/usr/lib", "/usr/lib/systemd", "/usr/lib/systemd/system", "/var", "/var/lib", "/run"} {
+	for _, dir := range []string{"/", "/etc", "/etc/systemd", "/etc/systemd/system", "/etc/sysctl.d", "/usr", "/usr/lib", "/usr/lib/systemd", "/usr/lib/systemd/system", "/var", "/var/lib", "/run", "/root"} {
 		h.Mkdir(dir)
 	}
 	return h
@@ -220,7 +225,11 @@ func (h *Host) inputs(name string) map[string]string {
 	texts := map[string]string{}
 	paths := h.unitFiles(name)
 	if _, instance, ok := strings.Cut(strings.TrimSuffix(name, ".service"), "@"); ok {
-		paths = append(paths, "/etc/lockstep/pairs/"+instance+".yaml", "/etc/lockstep/secrets/"+instance)
+		definition, secret := "/etc/lockstep/pairs/"+instance+".yaml", "/etc/lockstep/secrets/"+instance
+		paths = append(paths, definition, secret)
+		if strings.Contains(string(h.Files[definition].Data), "transport: ssh") {
+			paths = append(paths, secret+".ssh", secret+".known_hosts")
+		}
 	} else {
 		paths = append(paths, "/etc/lockstep/rsyncd.conf")
 	}
@@ -471,6 +480,9 @@ func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 		f.Count, f.CountAll = h.Count, true
 	}
 	f.Sysctls = maps.Clone(h.Sysctls)
+	if q.SSHD == nil {
+		f.SSHD = nil
+	}
 	return f, nil
 }
 
@@ -504,18 +516,61 @@ func (s *system) Login(_ context.Context, l host.Login) error {
 	if h.Peer != nil {
 		h = h.Peer
 	}
+	if l.Shell != nil {
+		conf, err := h.let(l, (*Host)(s))
+		if err != nil {
+			return err
+		}
+		return h.enter(conf, l)
+	}
 	if h.port() != l.Port {
 		return errors.New("connection refused")
 	}
 	for p, f := range h.Files {
-		if path.Dir(p) != "/etc/lockstep/rsyncd.d" || !strings.Contains(string(f.Data), "["+l.Module+"]\n") {
-			continue
+		if path.Dir(p) == "/etc/lockstep/rsyncd.d" && strings.Contains(string(f.Data), "["+l.Module+"]\n") {
+			return h.enter(p, l)
 		}
-		secrets := h.Files["/etc/lockstep/secrets/"+strings.TrimSuffix(path.Base(p), ".conf")+".secrets"]
-		if strings.Contains(string(secrets.Data), "\n"+l.User+":"+l.Password+"\n") {
-			return nil
-		}
-		return &host.LoginError{Reply: "auth failed on module " + l.Module}
 	}
 	return &host.LoginError{Reply: "Unknown module '" + l.Module + "'"}
+}
+
+// enter tries user and password on the module in a file of ours.
+func (h *Host) enter(conf string, l host.Login) error {
+	if !strings.Contains(string(h.Files[conf].Data), "["+l.Module+"]\n") {
+		return &host.LoginError{Reply: "Unknown module '" + l.Module + "'"}
+	}
+	secrets := h.Files["/etc/lockstep/secrets/"+strings.TrimSuffix(path.Base(conf), ".conf")+".secrets"]
+	if strings.Contains(string(secrets.Data), "\n"+l.User+":"+l.Password+"\n") {
+		return nil
+	}
+	return &host.LoginError{Reply: "auth failed on module " + l.Module}
+}
+
+var forcedCommand = regexp.MustCompile(`^restrict,command="\S+ --server --daemon --config=(\S+) \."`)
+
+// let does what ssh on a host and sshd on this one do: they look at each other's keys. It returns the rsyncd.conf that the
+// key leads to.
+func (h *Host) let(l host.Login, from *Host) (conf string, err error) {
+	argv := l.Shell("known")
+	known := map[string]bool{}
+	for line := range strings.Lines(string(l.KnownHosts)) {
+		_, key, _ := strings.Cut(strings.TrimSpace(line), " ")
+		known[key] = true
+	}
+	for _, key := range h.Facts.SSHD.HostKeys {
+		if !known[key] {
+			return "", &host.ShellError{Said: "Host key verification failed."}
+		}
+	}
+	private, err := ssh.ParsePrivateKey(from.Files[argv[1+slices.Index(argv, "-i")]].Data)
+	if err != nil {
+		return "", &host.ShellError{Said: "Load key: " + err.Error()}
+	}
+	key := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(private.PublicKey())))
+	for line := range strings.Lines(string(h.Files["/root/.ssh/authorized_keys"].Data)) {
+		if m := forcedCommand.FindStringSubmatch(line); m != nil && strings.Contains(line, key) {
+			return m[1], nil
+		}
+	}
+	return "", &host.ShellError{Said: "root@backup: Permission denied (publickey)."}
 }

@@ -75,7 +75,8 @@ def report(name, hosts, replies, status):
         if source['definition'] != backup['definition']:
             differences.append('the two hosts have stored different definitions')
         if source['fingerprint'] != backup['fingerprint']:
-            differences.append('the two hosts have different passwords')
+            ssh = (source['definition'] or {}).get('transport') == 'ssh'
+            differences.append('the two hosts have different passwords' + (', or do not know each other by their ssh keys' if ssh else ''))
     out['differences'] = differences
     out['in_step'] = out['state'] == 'in step' and out['backup'] is not None and not differences
     return out

@@ -78,7 +78,7 @@ options:
         type: str
       port:
         description:
-          - The port of the rsync daemon. The default is V(873).
+          - The port of the rsync daemon, or of sshd. The default is V(873), and V(22) with transport V(ssh).
         type: int
       module:
         description:
@@ -94,7 +94,9 @@ options:
         type: str
   transport:
     description:
-      - How the source host gets to the module, V(daemon) by the rsync daemon. The default is V(daemon).
+      - How the source host gets to the module, V(daemon) by the rsync daemon, V(ssh) by sshd with a key that is good for nothing but
+        this module. The default is V(daemon).
+      - A change switches in place, and nothing is lost meanwhile.
     type: str
   auth:
     description:

@@ -182,5 +182,6 @@ class Provision:
         if source and source == backup:
             return ''
         if source and backup:
-            return 'the two hosts have different passwords'
+            return 'the two hosts have different passwords%s' % (
+                ', or do not know each other by their ssh keys' if self.pair.get('transport') == 'ssh' else '')
         return 'the source host has no password that the backup host knows'
