@@ -19,6 +19,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
 )
 
@@ -72,6 +74,8 @@ type run struct {
 	h      *history
 	server *rsynctest.Server
 	src    string
+	disk   string // holds dst; a filesystem of its own, as root
+	ownFS  bool
 	dst    string
 	agent  *exec.Cmd
 	waited chan struct{}
@@ -87,7 +91,12 @@ func Run(ctx context.Context, opts Options) (out Outcome, err error) {
 	if opts.Settle == 0 {
 		opts.Settle = 60 * time.Second
 	}
-	r := &run{opts: opts, rnd: rand.New(rand.NewPCG(opts.Seed, 2)), src: filepath.Join(opts.Dir, "src"), dst: filepath.Join(opts.Dir, "dst")}
+	r := &run{opts: opts, rnd: rand.New(rand.NewPCG(opts.Seed, 2)), src: filepath.Join(opts.Dir, "src"), disk: filepath.Join(opts.Dir, "disk")}
+	r.dst = filepath.Join(r.disk, "dst")
+	if err := r.mountDisk(); err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, r.unmountDisk(err == nil)) }()
 	outside := filepath.Join(opts.Dir, "outside")
 	for _, d := range []string{r.src, outside, filepath.Join(opts.Dir, "state"), filepath.Join(opts.Dir, "run")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -114,9 +123,7 @@ func Run(ctx context.Context, opts Options) (out Outcome, err error) {
 	defer func() {
 		r.signalAgent(syscall.SIGKILL)
 		var failure *Failure
-		if err == nil {
-			err = os.RemoveAll(opts.Dir)
-		} else if !errors.As(err, &failure) {
+		if err != nil && !errors.As(err, &failure) {
 			err = fmt.Errorf("seed %d: %w\nleft in %s", opts.Seed, err, opts.Dir)
 		}
 	}()
@@ -240,7 +247,11 @@ func (r *run) fault(ctx context.Context) error {
 		time.Sleep(pause)
 		return nil
 	}
-	switch r.rnd.IntN(7) {
+	kinds := 7
+	if r.ownFS {
+		kinds = 10
+	}
+	switch r.rnd.IntN(kinds) {
 	case 0:
 		r.note("FAULT kill -9 the agent")
 		r.signalAgent(syscall.SIGKILL)
@@ -264,15 +275,40 @@ func (r *run) fault(ctx context.Context) error {
 	case 5:
 		r.note("FAULT the module is read only for a while")
 		return errors.Join(r.server.Configure("read only = yes", "write only = no"), during(15), r.server.Configure())
-	default:
+	case 6:
 		r.note("FAULT stop the daemon with SIGSTOP for %v", pause)
 		pid := r.server.PID()
 		return errors.Join(syscall.Kill(-pid, syscall.SIGSTOP), during(10), syscall.Kill(-pid, syscall.SIGCONT))
+	case 7:
+		r.note("FAULT the backup's disk is full for a while")
+		return errors.Join(r.fillDisk(), during(40), os.Remove(r.filler()))
+	case 8:
+		r.note("FAULT the backup's filesystem is read-only for a while")
+		// Busy while rsync writes to it; then there was no fault.
+		if err := unix.Mount("", r.disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return during(1)
+		}
+		return errors.Join(during(25), unix.Mount("", r.disk, "", unix.MS_REMOUNT, ""))
+	default:
+		r.note("FAULT a directory of the backup takes nothing for a while")
+		return r.immutable(func() error { return during(25) })
 	}
 }
 
-// settle waits until both trees are equal and the agent says so; it gives the differences when they do not become so in time.
+// settle waits until both trees are equal and the agent says so; it gives the differences when they do not become so in
+// time. What `lockstep wait` has said holds at once.
 func (r *run) settle(ctx context.Context, limit time.Duration) []rsynctest.Difference {
+	waited := exec.CommandContext(ctx, r.opts.Binary, "wait", "--timeout", limit.String(), "--runtime-dir", filepath.Join(r.opts.Dir, "run"))
+	if waited.Run() == nil {
+		diffs, err := rsynctest.Compare(r.src, r.dst, rsynctest.CompareOptions{})
+		if err != nil {
+			diffs = []rsynctest.Difference{{What: err.Error()}}
+		}
+		if len(diffs) > 0 {
+			return append(diffs, rsynctest.Difference{What: "the agent says that all of it is on the backup"})
+		}
+		limit = 10 * time.Second // for the status, which takes the time stamps of directories in
+	}
 	var diffs []rsynctest.Difference
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
 		var err error
