@@ -99,6 +99,9 @@ func readXML(data []byte) (*element, pair.Problems) {
 			if errors.As(err, &syntax) {
 				line, msg = syntax.Line, syntax.Msg
 			}
+			if strings.Contains(msg, "CharsetReader") {
+				return fail(line, "a second file begins here", "give one confxml.xml at a time")
+			}
 			return fail(line, "not XML: "+msg, "")
 		}
 		switch t := tok.(type) {

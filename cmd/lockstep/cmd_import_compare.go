@@ -286,7 +286,7 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 		s.writePart(b, part.action, part.title)
 	}
 	if s.LeftOut > 0 {
-		fmt.Fprintf(b, "\n  %s of the source are left out by the rules of the definition, these and equal ones\n", count(int(s.LeftOut), "path"))
+		fmt.Fprintf(b, "\n  Left out of the source by the rules of the definition, equal ones too: %s\n", count(int(s.LeftOut), "path"))
 	}
 	if s.Held != "" {
 		fmt.Fprintf(b, "\n  lockstep would hold the deletions until `lockstep approve`: %s\n", s.Held)
@@ -315,7 +315,7 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 		}
 	}
 	if times > 0 {
-		fmt.Fprintf(b, "\n  The time of %s differs, which lockstep sets: %s\n", count(times, "directory"), sersync.DirTime)
+		fmt.Fprintf(b, "\n  Only the time differs, which lockstep sets, of %s\n", count(times, "directory"))
 	}
 	b.WriteString("\n")
 	switch {

@@ -29,7 +29,7 @@ delete=
 [ "$(attr delete start)" != true ] || delete=--delete
 
 look() {
-	find . -mindepth 1 \( -type d -printf '%p\t%y\t0\n' -o -printf '%p\t%y\t%C@\n' \) 2>/dev/null | LC_ALL=C sort
+	cd "$watch" && find . -mindepth 1 \( -type d -printf '%p\t%y\t0\n' -o -printf '%p\t%y\t%C@\n' \) 2>/dev/null | LC_ALL=C sort
 }
 
 send() { # path, type
@@ -38,7 +38,7 @@ send() { # path, type
 		case $name in .* | *~ | 4913) return ;; esac
 	fi
 	# shellcheck disable=SC2086 # the options are words
-	rsync $params -R "$1" "$to" $options >/dev/null 2>&1
+	(cd "$watch" && rsync $params -R "$1" "$to" $options >/dev/null 2>&1)
 }
 
 remove() { # path, type
@@ -57,21 +57,21 @@ remove() { # path, type
 	done
 	set -- "$@" "--include=$path" "--include=$path/***" '--exclude=*'
 	# shellcheck disable=SC2086
-	rsync $params -R --delete ./ "$@" "$to" $options >/dev/null 2>&1
+	(cd "$watch" && rsync $params -R --delete ./ "$@" "$to" $options >/dev/null 2>&1)
 }
 
 run() {
-	cd "$watch" || exit 1
+	[ -d "$watch" ] || exit 1
 	# shellcheck disable=SC2086
-	[ $once = no ] || rsync $params -R $delete ./ "$to" $options >/dev/null 2>&1
+	[ $once = no ] || (cd "$watch" && rsync $params -R $delete ./ "$to" $options >/dev/null 2>&1)
 	dir=$(mktemp -d) looks=0
 	trap 'rm -rf "$dir"; exit 0' TERM INT
-	look >"$dir/was"
+	(look) >"$dir/was"
 	while :; do
 		[ -z "${SERSYNC_LOOKS-}" ] || echo $looks >"$SERSYNC_LOOKS"
 		looks=$((looks + 1))
 		sleep 0.2
-		look >"$dir/is"
+		(look) >"$dir/is"
 		if [ -z "${SERSYNC_OVERFLOW-}" ] || [ ! -e "$SERSYNC_OVERFLOW" ]; then
 			LC_ALL=C comm -13 "$dir/was" "$dir/is" >"$dir/changed"
 			while IFS='	' read -r path type _; do send "$path" "$type"; done <"$dir/changed"
@@ -85,7 +85,10 @@ run() {
 }
 
 if [ $daemon = yes ]; then
-	run </dev/null >/dev/null 2>&1 &
+	(
+		exec </dev/null >/dev/null 2>&1
+		run
+	) &
 else
 	run
 fi
