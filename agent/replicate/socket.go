@@ -12,8 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // SocketName is the name of the status socket in the runtime directory. It speaks HTTP:
@@ -64,11 +62,14 @@ func (a *Agent) listen() ([]listener, error) {
 	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	// Root and the group may talk to the agent. The mask is that of the process, but nothing else makes files yet.
-	old := unix.Umask(0o117)
 	ln, err := net.Listen("unix", name)
-	unix.Umask(old)
 	if err != nil {
+		return nil, fmt.Errorf("status socket: %w", err)
+	}
+	// Root and the group may talk to the agent: connect(2) wants write permission, which the usual mask gives to neither
+	// group nor others.
+	if err := os.Chmod(name, 0o660); err != nil {
+		ln.Close()
 		return nil, fmt.Errorf("status socket: %w", err)
 	}
 	out := []listener{{ln, false}}

@@ -265,6 +265,37 @@ func TestStderrDecides(t *testing.T) {
 	}
 }
 
+func TestCutTellsThatAPartMayBeOnTheBackup(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		status int
+		stderr string
+		want   bool
+	}{
+		"all is well":                        {0, "", false},
+		"killed":                             {12, "rsync: connection unexpectedly closed (8 bytes received so far) [sender]", true},
+		"silent":                             {30, "[sender] io timeout after 60 seconds -- exiting", true},
+		"never reached":                      {10, "rsync: failed to connect to backup.example (192.0.2.1): Connection refused (111)", false},
+		"refused":                            {5, "@ERROR: max connections (6) reached -- try again later", false},
+		"sent again, and well":               {0, "WARNING: a failed verification -- update discarded (will try again).", false},
+		"changed twice":                      {23, "ERROR: d/f failed verification -- update put into partial-dir.", true},
+		"a directory by the time it is read": {23, `rsync: [sender] read errors mapping "%s/a": Is a directory (21)`, true},
+		"vanished before it was opened":      {24, `file has vanished: "%s/a"`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := &fixture{T: t, src: t.TempDir()}
+			f.make(dir{"a": file(""), "d": dir{"f": file("")}})
+			stderr := strings.ReplaceAll(c.stderr, "%s", f.src) + "\n"
+			f.opts = Options{Rsync: asRsync(t, fakeRsync{Status: c.status, Stderr: stderr}), Target: Target{Address: "backup.example", Module: "data", PasswordFile: "/etc/pw"}}
+			f.runner()
+			if res := f.run(Job{Kind: Send, Paths: []string{"a", "d/f"}}); res.Cut != c.want {
+				t.Errorf("cut: %v, want %v; %+v", res.Cut, c.want, res)
+			}
+		})
+	}
+}
+
 func remote(path, reason string) []PathFailure {
 	return []PathFailure{{Path: path, Reason: reason, Remote: true}}
 }

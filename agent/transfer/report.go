@@ -38,6 +38,7 @@ type report struct {
 	overflow   bool
 
 	unreached        bool // the module was not reached
+	parts            bool // rsync has put aside what it had of a file
 	deletionsStopped string
 	noSpace          string
 	explained        bool     // a line tells what status 23 is about
@@ -104,6 +105,7 @@ var (
 	overflowsLine  = regexp.MustCompile(`^filename overflows max-path len by \d+: (.*)$`)
 	impossibleLine = regexp.MustCompile(`^([ug]id 4294967295 \(-1\) is impossible to set) on "(.*)"(?: \(in .*\))?$`)
 	unreachedLine  = regexp.MustCompile(`failed to connect to|getaddrinfo|did not see server greeting|didn't get server startup line|^@ERROR`)
+	partLine       = regexp.MustCompile(`failed verification|read errors mapping`)
 	noPartialLine  = regexp.MustCompile(`^Unable to create partial-dir for (.*) -- discarding (?:completed|partial) file\.$`)
 	absentParent   = regexp.MustCompile(`^WARNING: parent dir is absent in the file list: `)
 	stoppedLine    = regexp.MustCompile(`^Deletions stopped due to --max-delete limit \((\d+) skipped\)$`)
@@ -131,6 +133,7 @@ func (rep *report) errLine(line string) {
 	defer rep.mu.Unlock()
 	rep.stderr.add(line)
 	rep.unreached = rep.unreached || unreachedLine.MatchString(line)
+	rep.parts = rep.parts || partLine.MatchString(line)
 	first := strings.HasPrefix(line, "rsync: ") && rep.failure(line) // the most frequent kind
 	if !first && !rep.common(line) && !rep.failure(line) {
 		if len(rep.unknown) < maxCauses && !summaryLine.MatchString(line) {

@@ -113,7 +113,8 @@ type Result struct {
 	// Incomplete is set when the source could not be read in full (List, ListMissing): what was reported
 	// as extraneous may exist in the source after all and must not be deleted.
 	Incomplete bool
-	// Cut is set when a run that had reached the module did not come to its end: the backup may hold a part of a file.
+	// Cut is set when a run that had reached the module did not come to its end, or gave up a file in the middle: the
+	// backup may hold a part of a file.
 	Cut     bool
 	Stats   Stats
 	Stderr  string // the last 8 KiB of standard error
