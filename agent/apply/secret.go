@@ -4,6 +4,7 @@ package apply
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/hpke"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -145,5 +147,68 @@ func checkPassword(password string) error {
 	if err := rsyncd.CheckPassword(password); err != nil {
 		return stop("password", err.Error(), "give one without control characters")
 	}
+	return nil
+}
+
+// hostKey reads the source host's key; nil when there is none.
+func (s *session) hostKey() (hpke.PrivateKey, error) {
+	f, err := s.m.Files.Read(plan.HostKeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no key yet is not an error
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseHostKey(f.Data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", plan.HostKeyFile, err)
+	}
+	return key, nil
+}
+
+// prepare makes sure that there is a host key and, with transport ssh, the pair's ssh key.
+func (s *session) prepare(ctx context.Context) error {
+	p := s.req.Pair
+	key, err := s.hostKey()
+	if err != nil || key == nil {
+		// An unreadable key is of no use to anybody; what was sealed to it is sealed anew.
+		if key, err = kem.GenerateKey(); err != nil {
+			return err
+		}
+	}
+	data, err := hostKeyText(key)
+	if err != nil {
+		return err
+	}
+	secret := func(object string, data []byte) plan.File {
+		return plan.File{Object: object, Rank: plan.RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: data, Secret: true}
+	}
+	desired := plan.State{Files: map[string]plan.File{plan.HostKeyFile: secret("secret", data)}}
+	var private []byte
+	if plan.BySSH(p) {
+		if private, _, err = s.sshKey(); err != nil {
+			return err
+		}
+		if private == nil {
+			if private, err = newSSHKey(p.Name); err != nil {
+				return err
+			}
+		}
+		desired.Files[plan.SSHKeyFile(p.Name)] = secret("login", private)
+		for dir, mode := range map[string]fs.FileMode{plan.EtcDir: 0o755, plan.SecretsDir: 0o700} {
+			desired.Files[dir] = plan.File{Object: "secret", Rank: plan.RankDir, Dir: true, Mode: mode, Owner: "root", Group: "root"}
+		}
+	}
+	before, err := s.current(ctx, desired, plan.State{})
+	if err != nil {
+		return err
+	}
+	if problems := foreign(before, desired); len(problems) > 0 {
+		return &stopError{problems}
+	}
+	if err := s.execute(ctx, plan.Diff(before, desired), before); err != nil {
+		return err
+	}
+	s.reply.PublicKey = answer(publicKey(key), publicSSHKey(private))
 	return nil
 }

@@ -122,7 +122,9 @@ func older(version string, than []int) bool {
 func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 	var ps []pair.Problem
 	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
-	ps = append(ps, rsyncProblems(f, Source)...)
+	if !p.HooksOnly() {
+		ps = append(ps, rsyncProblems(f, Source)...)
+	}
 	if f.Untrusted != "" {
 		add("unit", "the service would run a program that others can change: "+f.Untrusted,
 			"install -m 0755 -o root lockstep /usr/local/bin/lockstep, and run that")

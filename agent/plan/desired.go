@@ -57,6 +57,11 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 		Units:   map[string]Unit{},
 		Sysctls: map[string]string{},
 	}
+	if p.HooksOnly() { // there is no backup to log in to
+		secret.Data = nil
+		delete(state.Files, SecretsDir)
+		delete(state.Files, SecretFile(p.Name))
+	}
 	template := unit.Agent(in.Binary).Render()
 	if !in.Packaged {
 		state.Files[SystemdDir+"/"+unit.AgentTemplate] = text("unit", RankUnit, "", template)
@@ -101,9 +106,10 @@ func DropInFile(pair string) string { return DropInDir(pair) + "/50-lockstep.con
 
 func agentDropIn(p pair.Pair) unit.AgentDropIn {
 	return unit.AgentDropIn{
-		Fanotify: p.Watch.Backend != "inotify",
-		Tmp:      within(p.Source.Path, "/tmp") || within(p.Source.Path, "/var/tmp"),
-		SSH:      BySSH(p),
+		Fanotify:   p.Watch.Backend != "inotify",
+		Tmp:        within(p.Source.Path, "/tmp") || within(p.Source.Path, "/var/tmp"),
+		SSH:        BySSH(p),
+		NoPassword: p.HooksOnly(),
 	}
 }
 

@@ -41,9 +41,11 @@ func TestFilesOfADefinition(t *testing.T) {
 			}
 			secret := plan.Secret{User: p.Auth.User + "-2", Password: "new", Key: "key2"}
 			source := plan.SourceState(p, plan.SourceInputs{Binary: "/usr/local/bin/lockstep", Digest: "1", Secret: &secret,
-				Watches: 100_000, HaveWatches: 8192, WatchesWritable: true})
+				Watches: 100_000, HaveWatches: 8192, WatchesWritable: true,
+				SSHKey: []byte("private key\n"), HostKeys: []string{"ecdsa-sha2-nistp256 AAAAhost", "ssh-ed25519 AAAAhost"}})
 			backup, err := plan.BackupState(p, plan.BackupInputs{Rsync: "/usr/bin/rsync", Allow: []string{"172.16.1.31", "fd00::31"},
-				Secrets: []plan.Secret{{User: p.Auth.User + "-1", Password: "old", Key: "key1"}, secret}})
+				Secrets:        []plan.Secret{{User: p.Auth.User + "-1", Password: "old", Key: "key1"}, secret},
+				AuthorizedKeys: "/root/.ssh/authorized_keys", SSHKey: "ssh-ed25519 AAAAsource"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,6 +63,9 @@ func TestFilesOfADefinition(t *testing.T) {
 					head := fmt.Sprintf("%s %s %04o %s:%s", host.role, path, f.Mode, f.Owner, f.Group)
 					got.Files = append(got.Files, txtar.File{Name: head, Data: []byte(text)})
 				}
+			}
+			for _, path := range slices.Sorted(maps.Keys(backup.Lines)) {
+				got.Files = append(got.Files, txtar.File{Name: "backup line in " + path, Data: []byte(backup.Lines[path].Text + "\n")})
 			}
 			if *update {
 				if err := os.WriteFile(name, txtar.Format(got), 0o644); err != nil {

@@ -471,6 +471,8 @@ func Objects(role Role, transport string) []string {
 		return []string{"definition", "module", "secrets", "login", "directory"}
 	case role == Backup:
 		return []string{"definition", "module", "secrets", "daemon", "directory"}
+	case transport == pair.None:
+		return []string{"definition", "unit", "service", "limits", "source_dir"}
 	case transport == pair.SSH:
 		return []string{"definition", "secret", "login", "unit", "service", "limits", "source_dir"}
 	}

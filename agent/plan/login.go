@@ -123,7 +123,7 @@ func (l Line) mark() string { return " managed-by-lockstep:" + l.Pair }
 // with it and without the mark would let the source host in with other rights.
 func (l Line) is(line string) bool {
 	_, key, _ := strings.Cut(l.Key, " ")
-	return strings.HasSuffix(strings.TrimRight(line, " \t\r\n"), l.mark()) || key != "" && strings.Contains(line, key)
+	return strings.HasSuffix(strings.TrimRight(line, " \t\r\n"), l.mark()) || key != "" && slices.Contains(strings.Fields(line), key)
 }
 
 // Find returns the pair's lines in a file, each without its newline.

@@ -67,6 +67,7 @@ var rows = []row{
 	{0, line(`^Connection timed out during banner exchange|^Timeout, server \S+ not responding`), verdict{Transient, "{address} was silent, or sshd there is busy", ""}},
 	{0, line(`^(?:kex_exchange_identification: |Connection )(?:read: |\S*)(closed|reset|Connection (?:closed|reset))`), verdict{Transient, "sshd at {address} ends the connection before the login",
 		"too many at once (MaxStartups of sshd_config(5)), or something bans this host (fail2ban, DenyUsers)"}},
+	{0, line(`rsync: (command not found|not found|No such file or directory)$`), verdict{Permanent, "the backup host cannot run rsync: {1}", "install it there, and apply the pair again"}},
 	{0, line(`Failed to exec ssh: (.*)`), verdict{Permanent, "ssh cannot be run here: {1}", "install openssh-client"}},
 	{0, line(`^Connection to \S+ closed by remote host`), verdict{Transient, "sshd at {address} closed the connection", ""}},
 	{0, line(`^@ERROR: auth failed on module`), verdict{Permanent, "the backup host refuses the password of user {user} for module {module}",

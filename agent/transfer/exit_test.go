@@ -366,6 +366,59 @@ func TestChildGetsNothingButWhatItNeeds(t *testing.T) {
 	}
 }
 
+// rsync takes the words of --rsh apart at spaces outside of quotes, and knows no backslash.
+func TestARemoteShellTakesThePlaceOfThePort(t *testing.T) {
+	t.Parallel()
+	r := &Runner{opts: Options{Timeout: time.Minute, Target: Target{Address: "backup", Port: 22, Module: "m", User: "u",
+		Shell: []string{"ssh", "-p", "22", "-i", "/a b/it's"}}}, version: version{"3.5.0", 3, 5, 0}}
+	args := strings.Join(r.args(run{mode: sendMode}), "\n") + "\n"
+	if !strings.Contains(args, "\n--rsh=ssh -p 22 -i '/a b/it''s'\n") || !strings.HasSuffix(args, "\nu@backup::m/\n") {
+		t.Error(args)
+	}
+	for _, wrong := range []string{"--port", "--contimeout"} { // the second is an error then
+		if strings.Contains(args, wrong) {
+			t.Errorf("%s is among %s", wrong, args)
+		}
+	}
+}
+
+// What ssh says, of several versions.
+func TestWhatSSHSays(t *testing.T) {
+	t.Parallel()
+	target := Target{Address: "backup", Port: 22, Module: "data", Shell: []string{"ssh"}}
+	for said, want := range map[string]struct {
+		class   Class
+		message string
+	}{
+		"@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @":                            {Permanent, "backup:22 shows another ssh host key"},
+		"No ED25519 host key is known for lockstep-data and you have requested strict checking.": {Permanent, "another ssh host key"},
+		"root@backup: Permission denied (publickey).":                                            {Permanent, "refuses the pair's key"},
+		"root@backup: Permission denied (publickey,gssapi-keyex,gssapi-with-mic,password).":      {Permanent, "refuses the pair's key"},
+		"Load key \"/run/credentials/lockstep@data.service/ssh_key\": error in libcrypto":        {Permanent, "ssh cannot use the pair's key, /run/credentials/lockstep@data.service/ssh_key: error in libcrypto"},
+		"ssh: connect to host backup port 22: Connection refused":                                {Transient, "no connection to backup:22 by ssh: Connection refused"},
+		"ssh: connect to host backup port 22: Connection timed out":                              {Transient, "by ssh: Connection timed out"},
+		"ssh: Could not resolve hostname backup: Name or service not known":                      {Transient, "the name backup of the backup host cannot be resolved"},
+		"kex_exchange_identification: Connection closed by remote host":                          {Transient, "ends the connection before the login"},
+		"kex_exchange_identification: read: Connection reset by peer":                            {Transient, "ends the connection before the login"},
+		"Connection closed by 172.16.1.41 port 22":                                               {Transient, "ends the connection before the login"},
+		"Timeout, server backup not responding.":                                                 {Transient, "was silent"},
+		"Connection timed out during banner exchange":                                            {Transient, "was silent"},
+		"Connection to backup closed by remote host.":                                            {Transient, "closed the connection"},
+		"rsync: [sender] Failed to exec ssh: No such file or directory (2)":                      {Permanent, "ssh cannot be run here"},
+		"bash: /usr/bin/rsync: No such file or directory":                                        {Permanent, "the backup host cannot run rsync: No such file or directory"},
+	} {
+		rep := newReport(runSend, nil, nil)
+		for _, line := range []string{said, "rsync: connection unexpectedly closed (0 bytes received so far) [sender]", "rsync error: unexplained error (code 255) at io.c(232) [sender=3.5.0]"} {
+			rep.errLine(line)
+		}
+		var res Result
+		res.judge(255, rep, &target)
+		if res.Class != want.class || !strings.Contains(res.Message, want.message) {
+			t.Errorf("%s\n%s: %s", said, res.Class, res.Message)
+		}
+	}
+}
+
 func TestArgumentsThatMustNeverBe(t *testing.T) {
 	t.Parallel()
 	r := &Runner{opts: Options{Target: Target{Address: "::1", Module: "m"}, Exclude: []string{"a"}, FullExclude: []string{"b"}, Filter: []string{"P c"}, Compress: "zstd", Timeout: 1}, version: version{"3.5.0", 3, 5, 0}}
