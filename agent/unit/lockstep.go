@@ -103,6 +103,8 @@ type AgentDropIn struct {
 	Tmp bool
 	// SSH gives the agent the pair's ssh key, and the keys of the host that it is for.
 	SSH bool
+	// NoPassword is for a pair without a backup: the template's credential is not there, and systemd would not start the agent.
+	NoPassword bool
 }
 
 // File is the drop-in's text as a value.
@@ -117,6 +119,9 @@ func (d AgentDropIn) File() File {
 	}
 	if d.Tmp {
 		f = append(f, section("Service", "PrivateTmp", "no")...)
+	}
+	if d.NoPassword {
+		f = append(f, section("Service", "LoadCredential", "")...) // an empty value clears the list, systemd.exec(5)
 	}
 	if d.SSH {
 		f = append(f, section("Service",

@@ -267,7 +267,7 @@ func textOrFile(arg string) (string, error) {
 
 // needsExchange is whether an apply by hand on a source host can only begin: it has no password yet.
 func needsExchange(ctx context.Context, m *host.Machine, cmd apply.Command, req plan.Request) bool {
-	if cmd.Verb != plan.Apply || cmd.Role != plan.Source || req.SealedPassword != "" || req.Password != "" {
+	if cmd.Verb != plan.Apply || cmd.Role != plan.Source || req.SealedPassword != "" || req.Password != "" || req.Pair.HooksOnly() {
 		return false
 	}
 	cmd.Verb = plan.Read
