@@ -66,6 +66,9 @@ var (
 // that is cut off never does, and the status has to say so soon.
 const connectTimeout = 10 * time.Second
 
+// unbuffered lets rsync write each line at once.
+const unbuffered = "--outbuf=N"
+
 // args is the argv of one run, without the program.
 func (r *Runner) args(c run) []string {
 	o := &r.opts
@@ -86,7 +89,7 @@ func (r *Runner) args(c run) []string {
 	)
 	if c.progress {
 		// Progress lines end in a carriage return, at which neither C's line buffering nor rsync flushes.
-		args = append(args, "--info=progress2", "--outbuf=N")
+		args = append(args, "--info=progress2", unbuffered)
 	}
 	if s := seconds(o.Timeout); s != "" {
 		args = append(args, "--timeout="+s)

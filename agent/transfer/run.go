@@ -62,19 +62,30 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 		defer r.writers.begin()()
 	}
 	var pp progressParser
+	var shown time.Time
+	var newest string // line of progress, not looked at yet
+	show := func() {
+		if p, ok := pp.parse(newest); ok {
+			progress(p)
+		}
+		newest = ""
+	}
 	var deleted int64
 	res := r.exec(ctx, kind, root, paths, fileList(paths), r.args(c), func(line string) error {
 		if it, ok := parseItem(line); ok {
 			if it.Extraneous {
 				deleted++
 			}
-		} else if progress != nil {
-			if p, ok := pp.parse(line); ok {
-				progress(p)
+		} else if progress != nil && maybeProgress(line) {
+			newest = line
+			if now := time.Now(); now.Sub(shown) >= progressEvery {
+				shown = now
+				show()
 			}
 		}
 		return nil
 	})
+	show()
 	res.Stats.Deleted = max(res.Stats.Deleted, deleted)
 	return merge(early, res)
 }
@@ -226,8 +237,12 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 		cmd.Dir = root.dir()
 	}
 	cmd.Stdin = bytes.NewReader(list)
-	out := &lines{returns: true, each: func(line string) {
-		if !strings.HasPrefix(line, itemMark) && (rep.outLine(line) || stats.statLine(line)) || line == "" {
+	var pause time.Duration
+	if slices.Contains(args, unbuffered) {
+		pause = readPause
+	}
+	out := &lines{returns: true, pause: pause, each: func(line string) {
+		if !strings.HasPrefix(line, itemMark) && !maybeProgress(line) && (rep.outLine(line) || stats.statLine(line)) || line == "" {
 			return
 		}
 		if stopped {

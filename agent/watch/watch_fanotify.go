@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -34,11 +33,12 @@ const (
 // A directory's path is the current one, not that of the time of the event. Both are covered: for a
 // rename between the two has events of its own, of both names.
 //
-// All but file belongs to the goroutine of Run, which reads through a goroutine of its own that ends with close.
+// It belongs to the goroutine of Run, which reads through a goroutine of its own. That one waits in poll(2), not in the
+// runtime's poller: there, each single event would wake up a thread, although nobody is to look before Gather is over.
 type fanotify struct {
 	*watcher
 	fd     int
-	file   *os.File          // fd, for the runtime's poller; set by run
+	end    int               // eventfd(2) that ends the reader
 	marked map[string]string // fsid of each marked mount, by its path: the root and what is mounted below it
 	cookie string            // identity of the cookie directory
 	cache  dirCache
@@ -64,7 +64,7 @@ func openFanotify(w *watcher) (*fanotify, error) {
 	case err != nil:
 		return nil, fmt.Errorf("fanotify_init: %w", err)
 	}
-	f := &fanotify{watcher: w, fd: fd, marked: map[string]string{}, open: map[string]int{}}
+	f := &fanotify{watcher: w, fd: fd, end: -1, marked: map[string]string{}, open: map[string]int{}}
 	if err := f.prepare(); err != nil {
 		f.close()
 		return nil, err
@@ -154,18 +154,19 @@ func (f *fanotify) markMounts() {
 }
 
 func (f *fanotify) close() {
-	if f.fd >= 0 {
-		if f.file != nil {
-			_ = f.file.Close()
-		} else {
-			_ = unix.Close(f.fd)
+	for _, fd := range []*int{&f.fd, &f.end} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+			*fd = -1
 		}
-		f.fd = -1
 	}
 }
 
 func (f *fanotify) run(ctx context.Context) error {
-	f.file = os.NewFile(uintptr(f.fd), "fanotify")
+	var err error
+	if f.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
 	f.poll = newPoller(f.tune.pollEvery, f.tune.raceTime)
 	ctx, cancel := context.WithCancel(ctx)
 	full, empty := make(chan []byte), make(chan []byte, 2)
@@ -180,8 +181,9 @@ func (f *fanotify) run(ctx context.Context) error {
 	}()
 	defer func() {
 		cancel()
-		f.close()
+		_, _ = unix.Write(f.end, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it cannot fail before it was written 2^64-2 times
 		<-done
+		f.close()
 		f.poll.stop()
 	}()
 	f.markMounts()
@@ -221,8 +223,9 @@ func (f *fanotify) run(ctx context.Context) error {
 	}
 }
 
-// read hands over buffers of events until the descriptor is closed.
+// read hands over buffers of events until ctx ends.
 func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []byte) error {
+	more := false // the buffer before was full
 	for {
 		if f.tune.stall != nil {
 			f.tune.stall()
@@ -233,12 +236,25 @@ func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []
 			return ctx.Err()
 		case buf = <-empty:
 		}
-		n, err := f.file.Read(buf)
-		if err != nil {
-			return fmt.Errorf("fanotify: %w", err)
+		if !more {
+			if err := f.wait(ctx); err != nil {
+				return err
+			}
 		}
-		if n += f.more(ctx, buf[n:]); ctx.Err() != nil {
-			return ctx.Err()
+		n := 0
+		for {
+			got, err := unix.Read(f.fd, buf[n:])
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			// EINVAL: the next event does not fit into what is left of the buffer.
+			if more = n > 0 && errors.Is(err, unix.EINVAL); more || errors.Is(err, unix.EAGAIN) {
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("fanotify: %w", err)
+			}
+			n += got
 		}
 		select {
 		case <-ctx.Done():
@@ -248,25 +264,24 @@ func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []
 	}
 }
 
-// more waits until some events have gathered and reads what is there of them.
-func (f *fanotify) more(ctx context.Context, buf []byte) (n int) {
-	if f.opts.Gather == 0 || len(buf) < fanBuffer/2 {
-		return 0
+// wait returns when there are events, and some time was given to others to come.
+func (f *fanotify) wait(ctx context.Context) error {
+	fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}, {Fd: int32(f.end), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("fanotify: poll: %w", err)
+		}
 	}
 	select {
 	case <-ctx.Done():
-		return 0
+		return ctx.Err()
 	case <-time.After(f.opts.Gather):
+		return nil
 	}
-	// Read(2) of an empty queue fails with EAGAIN, and one of a buffer that is too small with EINVAL. Any other failure will be
-	// met by the next read, too.
-	if raw, err := f.file.SyscallConn(); err == nil {
-		_ = raw.Read(func(fd uintptr) bool {
-			n, err = unix.Read(int(fd), buf)
-			return true
-		})
-	}
-	return max(n, 0)
 }
 
 // handleAll works on a buffer of events.

@@ -81,6 +81,7 @@ func lockstep(binary, name string, definition ...string) contender {
 				"source: {host: localhost, path: " + s.src + "}",
 				"backup: {host: 127.0.0.1, path: " + s.dst + ", module: " + s.Module + ", port: " + strconv.Itoa(s.Port) + "}",
 				"auth: {user: " + s.User + "}",
+				"delete: {max_files: 1000000, max_percent: 100}", // W7 deletes nearly everything, and nobody is there to approve
 			}, definition...)
 			file := filepath.Join(s.dir, "pair.yaml")
 			if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
