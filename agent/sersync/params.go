@@ -5,6 +5,7 @@ package sersync
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -255,7 +256,7 @@ func (im *importer) param(e *element, setting string, o option, ordered bool) {
 		im.remoteBase.PasswordFile = o.value
 		im.note(e, setting, Changed, "", "lockstep makes a password of its own and keeps it on the two hosts; the file is not read")
 	case "-e", "--rsh":
-		im.note(e, setting, Refused, "", "%s", sshRefused)
+		im.shell(e, setting, o.value)
 	default:
 		text := o.String()
 		if o.name == "-B" { // one dash and a value
@@ -277,6 +278,33 @@ func (im *importer) param(e *element, setting string, o option, ordered bool) {
 			p.Transfer.Options = append(p.Transfer.Options, text)
 		}
 		im.note(e, setting, Kept, "transfer.options", "%s", text)
+	}
+}
+
+// shell reads a remote shell. Of ssh, lockstep has options of its own, and only the port is left.
+func (im *importer) shell(e *element, setting, command string) {
+	args, err := words(command)
+	if err != nil || len(args) == 0 || path.Base(args[0]) != "ssh" {
+		im.note(e, setting, Refused, "transport", "%q is not ssh, and lockstep runs no other remote shell", command)
+		return
+	}
+	im.base.Transport, im.base.Backup.Port = pair.SSH, pair.DefaultPort(pair.SSH)
+	var dropped []string
+	for i := 1; i < len(args); i++ {
+		port, joined := strings.CutPrefix(args[i], "-p")
+		if !joined {
+			dropped = append(dropped, args[i])
+			continue
+		}
+		if port == "" && i+1 < len(args) {
+			i++
+			port = args[i]
+		}
+		im.port(e, setting, port)
+	}
+	im.note(e, setting, Kept, "transport", "ssh")
+	if len(dropped) > 0 {
+		im.note(e, setting, Changed, "", "without %s: lockstep has a key and known hosts of its own for the pair, and takes nothing from ssh's configuration", strings.Join(dropped, " "))
 	}
 }
 

@@ -65,6 +65,7 @@ func (r *Result) shown(p pair.Pair) []leaf {
 	defaults := pair.Defaults()
 	defaults.Name = p.Name
 	defaults.Source.Host, defaults.Backup.Host = p.Source.Host, p.Backup.Host
+	defaults.Transport = p.Transport
 	defaults.Complete()
 	plain := leaves(defaults)
 	var out []leaf

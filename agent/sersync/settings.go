@@ -274,7 +274,7 @@ func (im *importer) remote(e *element, name, ip, module string) pair.Pair {
 		im.notes[len(im.notes)-1].Pair = name
 	}
 	to := im.remoteBase
-	to.Address, to.Module, to.Port, to.SSH = ip, strings.Trim(module, "/"), im.base.Backup.Port, im.ssh
+	to.Address, to.Module, to.Port, to.SSH = ip, strings.Trim(module, "/"), im.base.Backup.Port, im.base.Transport == pair.SSH
 	im.live.Remotes = append(im.live.Remotes, to)
 	p := im.base
 	p.Exclude, p.Filter = slices.Clone(p.Exclude), slices.Clone(p.Filter)
@@ -310,19 +310,28 @@ func (im *importer) remote(e *element, name, ip, module string) pair.Pair {
 	return p
 }
 
-const sshRefused = "transport over ssh is not built yet; the definition uses an rsync daemon, which lockstep sets up on the backup host"
-
 func (im *importer) rsync(sersync *element) {
 	e := im.one(sersync, "rsync", true)
 	if e == nil {
 		return
+	}
+	if c := im.one(e, "ssh", false); c != nil {
+		if im.flag(c, "start") {
+			im.ssh = true
+			im.base.Transport, im.base.Backup.Port = pair.SSH, pair.DefaultPort(pair.SSH)
+			im.note(c, "rsync/ssh", Kept, "transport", "ssh. lockstep makes a key of its own for the pair, which opens nothing but its module, and pins the backup host's key; sersync used root's")
+		} else {
+			im.note(c, "rsync/ssh", Kept, "", "off: an rsync daemon")
+		}
 	}
 	if c := im.one(e, "commonParams", true); c != nil {
 		im.params(c, im.attr(c, "params"))
 	}
 	if c := im.one(e, "auth", false); c != nil {
 		on, users, file := im.flag(c, "start"), im.attr(c, "users"), im.attr(c, "passwordfile")
-		if on {
+		if on && im.ssh {
+			im.note(c, "rsync/auth", Changed, "", "%s was the user of the ssh session; lockstep logs in as root, with a key that runs nothing but the pair's module, to keep owners", users)
+		} else if on {
 			im.base.Auth.User = users
 			im.remoteBase.User, im.remoteBase.PasswordFile = users, file
 			im.note(c, "rsync/auth users", Kept, "auth.user", "%s", users)
@@ -333,7 +342,9 @@ func (im *importer) rsync(sersync *element) {
 	}
 	if c := im.one(e, "userDefinedPort", false); c != nil {
 		on, port := im.flag(c, "start"), im.attr(c, "port")
-		if on {
+		if im.base.Transport == pair.SSH {
+			im.note(c, "rsync/userDefinedPort", Changed, "", "of no use with ssh, whose port goes into backup.port; it is %d unless something else is said", im.base.Backup.Port)
+		} else if on {
 			im.port(c, "rsync/userDefinedPort", port)
 		} else {
 			im.note(c, "rsync/userDefinedPort", Kept, "", "off: 873. Stop the old daemon on the backup host before lockstep's takes the port, or choose another in backup.port")
@@ -347,14 +358,6 @@ func (im *importer) rsync(sersync *element) {
 			im.note(c, "rsync/timeout", Changed, "", "off in sersync, where a transfer could hang for ever; lockstep gives one up that moves nothing for %s", im.base.Transfer.Timeout)
 		}
 	}
-	if c := im.one(e, "ssh", false); c != nil {
-		if im.flag(c, "start") {
-			im.ssh = true
-			im.note(c, "rsync/ssh", Refused, "", sshRefused)
-		} else {
-			im.note(c, "rsync/ssh", Kept, "", "off: an rsync daemon")
-		}
-	}
 }
 
 func (im *importer) port(e *element, setting, value string) {
@@ -364,6 +367,10 @@ func (im *importer) port(e *element, setting, value string) {
 		return
 	}
 	im.base.Backup.Port = port
+	if im.base.Transport == pair.SSH {
+		im.note(e, setting, Kept, "backup.port", "%d, of ssh", port)
+		return
+	}
 	im.note(e, setting, Kept, "backup.port", "%d. Stop the old daemon on the backup host before lockstep's takes the port", port)
 }
 
