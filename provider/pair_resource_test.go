@@ -185,6 +185,34 @@ func (c driftCheck) CheckPlan(_ context.Context, req plancheck.CheckPlanRequest,
 	}
 }
 
+// The port follows the transport, and so do the objects that are checked.
+func TestTransportIsSwitchedInPlace(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	l := newHosts(t)
+	port := func(n int64) statecheck.StateCheck {
+		return statecheck.ExpectKnownValue(address, tfjsonpath.New("backup").AtMapKey("port"), knownvalue.Int64Exact(n))
+	}
+	step := func(config string, action plancheck.ResourceActionType, checks ...statecheck.StateCheck) resource.TestStep {
+		return resource.TestStep{
+			Config: l.hcl("", pairHCL(config)),
+			ConfigPlanChecks: resource.ConfigPlanChecks{
+				PreApply:             []plancheck.PlanCheck{plancheck.ExpectResourceAction(address, action)},
+				PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()},
+			},
+			ConfigStateChecks: checks,
+		}
+	}
+	const ssh = "  transport = \"ssh\"\n"
+	resource.UnitTest(t, resource.TestCase{ProtoV6ProviderFactories: l.factories(), Steps: []resource.TestStep{
+		{Config: l.hcl("", pairHCL("  transport = \"shh\"\n")), PlanOnly: true, ExpectError: wrapped(`transport: "shh" is not a way to reach the backup host`)},
+		step("", plancheck.ResourceActionCreate, port(873), inSync(plan.Backup, "daemon")),
+		step(ssh, plancheck.ResourceActionUpdate, port(22), inSync(plan.Source, "login"), inSync(plan.Backup, "login")),
+		{ResourceName: address, ImportState: true, ImportStateId: "nfs01/data", ImportStateVerify: true},
+		step("", plancheck.ResourceActionUpdate, port(873), inSync(plan.Backup, "daemon")),
+	}})
+}
+
 func TestPairOnNeitherHostAnyMoreIsPlannedAnew(t *testing.T) {
 	t.Parallel()
 	needTerraform(t)

@@ -26,11 +26,6 @@ func main() {
 	os.Exit(fakeLockstep(os.Getenv("LOCKSTEP_FAKE_VERSION"), os.Args[1:]))
 }
 
-var objects = map[plan.Role][]string{
-	plan.Source: {"definition", "secret", "unit", "service", "limits", "source_dir"},
-	plan.Backup: {"definition", "module", "secrets", "daemon", "directory"},
-}
-
 func fakeLockstep(version string, args []string) int {
 	root := os.Getenv("LOCKSTEP_TEST_ROOT")
 	f := fakeProgram{root: root, version: version}
@@ -165,7 +160,7 @@ func (f fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply 
 		}
 	}
 	want := map[string]string{}
-	for _, object := range objects[role] {
+	for _, object := range plan.Objects(role, req.Pair.Transport) {
 		want[object] = fmt.Sprintf("%s of %s\n", object, name)
 	}
 	text, _ := json.Marshal(req.Pair)
