@@ -29,7 +29,10 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	if *plugin && name == "" && f.runtimeDir == "" {
 		return nagios(ctx, std, agents(runRoot), *maxLag)
 	}
-	if name == "" && f.runtimeDir == "" && !*live {
+	if name == "" && f.runtimeDir == "" {
+		if *live {
+			return watchStatus(ctx, std, func() []*client { return agents(runRoot) })
+		}
 		return statusOfAll(ctx, std, *asJSON)
 	}
 	c, err := f.client(name)
@@ -40,7 +43,7 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 		return nagios(ctx, std, []*client{c}, *maxLag)
 	}
 	if *live {
-		return watchStatus(ctx, std, c)
+		return watchStatus(ctx, std, func() []*client { return []*client{c} })
 	}
 	s, err := c.status(ctx)
 	if err != nil {
@@ -282,7 +285,12 @@ func short(d time.Duration) string {
 	}
 }
 
-func millis(seconds float64) string { return fmt.Sprintf("%.0f ms", seconds*1000) }
+func millis(seconds float64) string {
+	if seconds >= 10 {
+		return short(time.Duration(seconds * float64(time.Second)))
+	}
+	return fmt.Sprintf("%.0f ms", seconds*1000)
+}
 
 func ago(now, t time.Time) string {
 	if t.IsZero() {
