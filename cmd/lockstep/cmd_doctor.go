@@ -145,6 +145,10 @@ func (d *doctor) examine(ctx context.Context) {
 	if !d.definition() {
 		return
 	}
+	if d.onBackup() {
+		d.examineBackup(ctx)
+		return
+	}
 	d.source()
 	d.unit(ctx)
 	d.agent(ctx)
@@ -176,9 +180,8 @@ func (d *doctor) examine(ctx context.Context) {
 			break
 		}
 	}
-	d.tell("space", levelSkip, "the free space of the backup is not visible over the rsync protocol, only whether it is full",
-		"on "+d.pair.Backup.Host+": df -h "+d.pair.Backup.Path)
-	d.tell("clock", levelSkip, "the clock of the backup host is not visible over the rsync protocol, and does not matter: files keep the times of the source", "")
+	d.tell("space", levelSkip, "the free space of the backup is not visible from here, only whether it is full", "on "+d.pair.Backup.Host+": lockstep doctor "+d.pair.Name)
+	d.clock()
 }
 
 func (d *doctor) definition() bool {
@@ -371,8 +374,6 @@ func (d *doctor) localRsync(ctx context.Context) *transfer.Runner {
 func (d *doctor) password() bool {
 	info, err := os.Stat(d.files.password)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && d.name != "" && exists(plan.SecretsFile(d.name)):
-		d.tell("password", levelFail, "this is the backup host of the pair", "run doctor on "+d.pair.Source.Host)
 	case err != nil:
 		d.failure("password", err, "run doctor as root; lockstep apply --role source makes the file")
 	case info.Mode().Perm()&0o007 != 0:
@@ -436,7 +437,7 @@ func (d *doctor) connect(ctx context.Context) bool {
 	if err != nil {
 		from = conn.LocalAddr().String()
 	}
-	if ip := net.ParseIP(d.pair.Source.Address); ip != nil && !ip.Equal(net.ParseIP(from)) {
+	if ip := net.ParseIP(d.pair.Source.Address); ip != nil && !d.onBackup() && !ip.Equal(net.ParseIP(from)) {
 		d.tell("connect", levelWarn, fmt.Sprintf("%s answered in %v; this host dials from %s, and source.address is %s", at, took.Round(100*time.Microsecond), from, d.pair.Source.Address),
 			"if the login is refused, write the address that the backup host sees in source.address")
 	} else {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -98,6 +99,33 @@ func scraped(t *testing.T) (types map[string]string, labels map[string][]string)
 		}
 	}
 	return types, labels
+}
+
+// Every alert fires when it should, with the words that it should say, and not before; Prometheus' own tool tells.
+func TestAlertsFire(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(repository, "packaging/prometheus")
+	tests := read(t, "packaging/prometheus/alerts_test.yaml")
+	alerts := regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(read(t, "packaging/prometheus/alerts.yaml"), -1)
+	if len(alerts) == 0 {
+		t.Fatal("no alerts")
+	}
+	for _, m := range alerts {
+		if !regexp.MustCompile(`alertname: ` + m[1] + `\n +exp_alerts:\n`).MatchString(tests) {
+			t.Errorf("no test lets %s fire", m[1])
+		}
+	}
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not installed\nhint: it comes with Prometheus")
+	}
+	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
 }
 
 // The list of metrics in docs is the list of metrics; the alerts and the dashboard use no other.
@@ -230,7 +258,7 @@ func TestDocsShowWhatThereIs(t *testing.T) {
 	for _, c := range commands() {
 		known[c.name] = true
 	}
-	files := []string{"README.md", "docs/by-hand.md", "docs/runbook.md", "docs/metrics.md", "docs/terraform.md"}
+	files := []string{"README.md", "docs/by-hand.md", "docs/runbook.md", "docs/metrics.md", "docs/terraform.md", "docs/hooks.md", "docs/ssh.md", "docs/lab.md", "docs/testing.md"}
 	for _, file := range files {
 		text := read(t, file)
 		for _, m := range regexp.MustCompile("(?:^|[`\n#] ?)lockstep ([a-z]+)((?: [^`\n|>&;#]*)?)").FindAllStringSubmatch(text, -1) {
@@ -277,5 +305,41 @@ func TestDocsShowWhatThereIs(t *testing.T) {
 	// Whoever listens for metrics as the docs show can.
 	if _, _, err := net.SplitHostPort(regexp.MustCompile(`listen: (\S+)`).FindStringSubmatch(read(t, "docs/metrics.md"))[1]); err != nil {
 		t.Error(err)
+	}
+}
+
+// A block of commands in README.md and docs/ names the host that it is for, and is run there by TestEveryPageCanBeFollowed in
+// agent/internal/lab/e2e, or the line before it says why not.
+func TestCommandsInDocsAreRunOrSayWhyNot(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob(filepath.Join(repository, "docs/*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	followed := []string{"README.md", "docs/by-hand.md", "docs/runbook.md", "docs/metrics.md", // by that test
+		"docs/migration.md"} // by TestMigrationFromSersyncAsDocumented
+	for _, page := range append(pages, filepath.Join(repository, "README.md")) {
+		name, err := filepath.Rel(repository, page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "docs/migration.md" {
+			continue // has a test of its own in the lab, which follows it
+		}
+		for _, m := range regexp.MustCompile("(?ms)^([^\n]*)\n```([^\n]*)\n(.*?)^```$").FindAllStringSubmatch(read(t, name), -1) {
+			before, info, body := m[1], m[2], m[3]
+			lang, host, _ := strings.Cut(info, " ")
+			switch {
+			case slices.Contains([]string{"yaml", "hcl", "json", "text", "promql", "ini", "xml"}, lang):
+			case lang != "sh":
+				t.Errorf("%s: a block of language %q:\n%s", name, info, body)
+			case host == "":
+				if !regexp.MustCompile(`^<!-- not run: .{10,} -->$`).MatchString(before) {
+					t.Errorf("%s: nothing runs this, and nothing says why:\n%s", name, body)
+				}
+			case !slices.Contains([]string{"source", "backup", "both", "copy", "control"}, host) || !slices.Contains(followed, name):
+				t.Errorf("%s: nothing runs a block for %q here:\n%s", name, host, body)
+			}
+		}
 	}
 }

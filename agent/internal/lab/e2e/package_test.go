@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -76,57 +75,6 @@ func glob(t *testing.T, dir, pattern string) string {
 	return found[0]
 }
 
-var block = regexp.MustCompile("(?ms)^```(\\w+)( \\w+)?\n(.*?)^```$")
-
-// follow does what a page of docs/ says: its yaml becomes data.yaml, a block "sh source" is run on the source host, and so on.
-// Files are copied from host to host as its scp lines say. It begins at one heading, or at the top, and stops at another.
-func (w *world) follow(t *testing.T, page, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join(repository, "docs", page))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, text, begins := strings.Cut("\n## \n"+string(data), "\n## "+from+"\n")
-	text, _, ends := strings.Cut(text, "\n## "+to+"\n")
-	if !begins || !ends {
-		t.Fatalf("%s has no section %q or %q", page, from, to)
-	}
-	byName := map[string]*lab.Host{"nfs01": w.source, "backup": w.backup}
-	for _, b := range block.FindAllStringSubmatch(text, -1) {
-		lang, where, body := b[1], strings.TrimSpace(b[2]), b[3]
-		switch {
-		case lang == "yaml":
-			for _, h := range w.Hosts() {
-				if err := h.WriteFile(t.Context(), "/root/data.yaml", []byte(body), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-		case where == "copy":
-			m := regexp.MustCompile(`^scp (\w+):(\S+) (\w+):\n$`).FindStringSubmatch(body)
-			if m == nil {
-				t.Fatalf("%s: cannot follow %q", page, body)
-			}
-			file, err := byName[m[1]].ReadFile(t.Context(), "/root/"+m[2])
-			if err == nil {
-				err = byName[m[3]].WriteFile(t.Context(), "/root/"+m[2], file, 0o644)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		default:
-			hosts := map[string][]*lab.Host{"source": {w.source}, "backup": {w.backup}, "both": w.Hosts()}[where]
-			if len(hosts) == 0 {
-				t.Fatalf("%s: a block for %q", page, where)
-			}
-			for _, h := range hosts {
-				if out, err := h.Shell(t.Context(), "set -e\ncd /root\n"+body); err != nil {
-					t.Fatalf("%s: following %s: %v\n%s", h.Name, page, err, out)
-				}
-			}
-		}
-	}
-}
-
 // One package from installation to purge: it replicates after what docs/by-hand.md says, an upgrade restarts the agent once and
 // loses nothing, removal keeps the configuration, and purge leaves the data alone.
 func TestPackageFromInstallationToPurge(t *testing.T) {
@@ -141,7 +89,7 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 		}
 	}
 	shell(t, w.source, `mkdir -p /data/sub && echo one >/data/sub/file && chown -R 1000:1000 /data/sub`)
-	w.follow(t, "by-hand.md", "", "Later")
+	w.follow(t, "docs/by-hand.md", "", "Later")
 	w.inStep(t, time.Minute)
 	for _, h := range w.Hosts() {
 		if failed := run(t, h, "systemctl", "--failed", "--plain", "--no-legend"); failed != "" {
@@ -181,8 +129,8 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 	if now := pid(w.backup, "lockstep-rsyncd.service"); now != daemon {
 		t.Error("the upgrade interrupted the daemon")
 	}
-	w.follow(t, "runbook.md", "A check that it is really equal", "Rotating the password")
-	w.follow(t, "by-hand.md", "Later", "Upgrading and removing the package")
+	w.follow(t, "docs/runbook.md", "A check that it is really equal", "Rotating the password")
+	w.follow(t, "docs/by-hand.md", "Later", "Removing the pair")
 
 	kept := func(h *lab.Host) string {
 		return shell(t, h, `find /etc/lockstep /var/lib/lockstep -type f ! -name stopped-by-removal -exec sha256sum {} + | sort -k 2`)
@@ -291,7 +239,7 @@ cat "$R/etc/lockstep/pairs/data.yaml"
 	upgrade, erase, _ := strings.Cut(rest, "# erase\n")
 	contains(t, install, "verified\n", "lockstep 0.1.0-dev.1\n", "lockstep:x:", "700 root /etc/lockstep/secrets",
 		"/usr/lib/systemd/system/lockstep@.service\n", "/usr/share/man/man8/lockstep.8.gz\n", "/usr/share/man/man7/lockstep.7.gz\n",
-		"/usr/share/man/man5/lockstep.yaml.5.gz\n", "/usr/lib/sysusers.d/lockstep.conf\n", "/usr/lib/tmpfiles.d/lockstep.conf\n",
+		"/usr/share/man/man5/lockstep.yaml.5.gz\n", "/usr/lib/systemd/catalog/lockstep.catalog\n", "/usr/lib/sysusers.d/lockstep.conf\n", "/usr/lib/tmpfiles.d/lockstep.conf\n",
 		"/usr/share/licenses/lockstep/LICENSE\n", "/usr/share/bash-completion/completions/lockstep\n")
 	if want := "lockstep 0.1.0-dev.2\n"; upgrade != want {
 		t.Errorf("the upgrade says %q, want %q", upgrade, want)

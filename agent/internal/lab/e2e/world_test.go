@@ -36,6 +36,9 @@ type world struct {
 	dir            string // Terraform's
 	rc             string // Terraform's CLI configuration
 	env            []string
+
+	followed    map[string]bool // blocks of pages
+	fingerprint string          // that an apply printed last
 }
 
 // shared is the world of all tests that leave it as they find it: with the pair applied and in step.
