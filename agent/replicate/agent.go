@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -175,6 +177,15 @@ func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
 		a.opts.Log.Warn(w)
 	}
 	return rsync{p.Source.Path, runner}, runner.Version(), nil
+}
+
+// target names the module for people, in the form of a URL.
+func target(p pair.Pair, user string) string {
+	scheme := "rsync"
+	if p.Transport == pair.SSH {
+		scheme = "rsync+ssh"
+	}
+	return fmt.Sprintf("%s://%s@%s/%s", scheme, user, net.JoinHostPort(p.Backup.Address, strconv.Itoa(p.Backup.Port)), p.Backup.Module)
 }
 
 // shell is the command that rsync reaches the backup host by; nil when it dials the daemon.

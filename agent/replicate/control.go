@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
@@ -30,7 +28,7 @@ func (l *loop) status(now time.Time) Status {
 		Started:  l.started,
 		PID:      os.Getpid(),
 		Source:   l.pair.Source.Path,
-		Target:   fmt.Sprintf("rsync://%s@%s/%s", l.user, net.JoinHostPort(l.pair.Backup.Address, strconv.Itoa(l.pair.Backup.Port)), l.pair.Backup.Module),
+		Target:   target(l.pair, l.user),
 		InFlight: []JobStatus{},
 		Ledger:   LedgerStatus{Count: len(l.ledger.entries), Entries: l.ledger.list(shownLedger)},
 		Watch: WatchStatus{
