@@ -4,8 +4,6 @@ package replicate
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
@@ -17,9 +15,7 @@ type root interface {
 	Empty() (bool, error)
 	Lstat(path string) (transfer.Entry, error)
 	OpenForWriting(path string) bool
-	// Names lists a directory. What it says of a directory that is not the one behind the handle does no harm:
-	// every name is looked at with Lstat.
-	Names(dir string) ([]string, error)
+	Children(dir string) ([]transfer.Child, error)
 }
 
 // engine is what moves the bytes: rsync, or a fake in tests.
@@ -43,21 +39,7 @@ func (e rsync) Open() (root, error) {
 	if err != nil {
 		return nil, err // not a nil *transfer.Root in a root
 	}
-	return rsyncRoot{r, e.path}, nil
-}
-
-type rsyncRoot struct {
-	*transfer.Root
-	path string
-}
-
-func (r rsyncRoot) Names(dir string) ([]string, error) {
-	f, err := os.Open(filepath.Join(r.path, dir))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return f.Readdirnames(-1)
+	return r, nil
 }
 
 func (e rsync) Run(ctx context.Context, r root, job transfer.Job, progress func(transfer.Progress)) transfer.Result {
@@ -77,9 +59,9 @@ func (e rsync) Probe(ctx context.Context) transfer.Result { return e.runner.Prob
 func (e rsync) Children() []int { return e.runner.Children() }
 
 func handle(r root) *transfer.Root {
-	t, ok := r.(rsyncRoot)
+	t, ok := r.(*transfer.Root)
 	if !ok {
 		panic("bug: a root that this engine did not open")
 	}
-	return t.Root
+	return t
 }

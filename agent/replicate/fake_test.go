@@ -169,16 +169,18 @@ func (r fakeRoot) OpenForWriting(p string) bool {
 	return r.e.open[p]
 }
 
-func (r fakeRoot) Names(dir string) ([]string, error) {
+func (r fakeRoot) Children(dir string) ([]transfer.Child, error) {
 	r.e.mu.Lock()
 	defer r.e.mu.Unlock()
-	var out []string
+	var out []transfer.Child
 	for p := range r.e.src {
 		if parent, ok := parentOf(p); ok && parent == dir {
-			out = append(out, path.Base(p))
+			if st, err := r.e.lstat(p); err == nil {
+				out = append(out, transfer.Child{Name: path.Base(p), Entry: st})
+			}
 		}
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b transfer.Child) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

@@ -417,7 +417,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 		}
 		defer r.Close()
 		p := prepared{apart: map[string]fate{}, dirs: dirTimes{}}
-		run := transfer.Job{Kind: transfer.Send, Checksum: checksum}
+		run := transfer.Job{Kind: transfer.Send, Checksum: checksum, Small: w.kind == workTree}
 		opts := transfer.ListOptions{Delete: true}
 		var size int64
 		for _, e := range entries {
@@ -434,7 +434,9 @@ func (l *loop) startSlow(now time.Time, w *work) {
 				continue
 			case w.kind == workTree:
 				run.Kind = transfer.Tree
-				if left := linksWalked; !p.severalBelow(r, e.Path, &left) {
+				left := linksWalked
+				if !p.severalBelow(r, e.Path, &left) {
+					run.Small = false // who knows
 					p.several(transfer.Entry{Nlink: 2, Dev: st.Dev, Ino: st.Ino, ChangeTime: time.Now()})
 				}
 				if e.Compare {
@@ -445,6 +447,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			run.Paths = append(run.Paths, e.Path)
 			p.dirs.note(r, e.Path, e.First)
 		}
+		run.Small = run.Small && p.bytes < p.files*smallFile
 		l.post(func(now time.Time) {
 			l.prepared(now, w, p)
 			if run.Kind == transfer.Send {

@@ -44,25 +44,24 @@ func (p *prepared) several(st transfer.Entry) {
 // linksWalked is how many entries of a tree are looked at for files with several names. A larger tree counts as if it had one.
 const linksWalked = 100_000
 
-// severalBelow notes the files with several names in a tree that is about to be sent as a whole. It returns false
-// when there are too many entries to look at.
+// severalBelow notes the files with several names in a tree that is about to be sent as a whole, and how many files there
+// are and how large. It returns false when there are too many entries to look at.
 func (p *prepared) severalBelow(r root, dir string, left *int) bool {
-	names, err := r.Names(dir)
+	children, err := r.Children(dir)
 	if err != nil {
 		return true // sending it tells
 	}
-	if *left -= len(names); *left < 0 {
+	if *left -= len(children); *left < 0 {
 		return false
 	}
-	for _, name := range names {
-		path := join(dir, name)
-		st, err := r.Lstat(path)
+	for _, c := range children {
 		switch {
-		case err != nil:
-		case st.Mode.IsRegular():
-			p.several(st)
-		case st.Mode.IsDir():
-			if !p.severalBelow(r, path, left) {
+		case c.Mode.IsRegular():
+			p.several(c.Entry)
+			p.files++
+			p.bytes += c.Size
+		case c.Mode.IsDir():
+			if !p.severalBelow(r, join(dir, c.Name), left) {
 				return false
 			}
 		}

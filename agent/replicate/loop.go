@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -329,6 +330,7 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 	l.group.Go(func() {
 		select {
 		case <-w.Ready():
+			debug.FreeOSMemory() // the walk needed twice what the watch needs from now on
 			l.post(func(now time.Time) {
 				if l.watch.w == w {
 					l.watch.ready, l.watch.failures = true, 0

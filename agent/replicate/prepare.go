@@ -17,6 +17,9 @@ const (
 	// a small file may have to wait for the ones before it.
 	bigFile = 8 << 20
 
+	// smallFile is the size up to which files are so small, on the average, that it costs to be told of each.
+	smallFile = 128 << 10
+
 	// batchBytes is how much one batch carries; the rest waits for the next. It bounds how long a small batch holds its slot.
 	batchBytes = 64 << 20
 
@@ -80,6 +83,7 @@ const treeExpand = 1000
 type prepared struct {
 	send  []string // small enough and at rest
 	bytes int64
+	files int64           // below trees, as far as they were counted
 	apart map[string]fate // entries of the batch that are not in send
 	below []queue.Again   // paths below a tree of the batch that are not in send
 	busy  map[string]openFile
@@ -172,16 +176,15 @@ func (p *prepared) add(r root, e queue.Entry) {
 
 // small reports whether a directory has no more than *n entries below it, and takes them off *n.
 func small(r root, dir string, n *int) bool {
-	names, err := r.Names(dir)
+	children, err := r.Children(dir)
 	if err != nil {
 		return false // the recursive run will name it
 	}
-	if *n -= len(names); *n < 0 {
+	if *n -= len(children); *n < 0 {
 		return false
 	}
-	for _, name := range names {
-		path := join(dir, name)
-		if st, err := r.Lstat(path); err == nil && st.Mode.IsDir() && !small(r, path, n) {
+	for _, c := range children {
+		if c.Mode.IsDir() && !small(r, join(dir, c.Name), n) {
 			return false
 		}
 	}
@@ -191,13 +194,13 @@ func small(r root, dir string, n *int) bool {
 // expand adds a directory and everything below it.
 func (p *prepared) expand(now time.Time, r root, e queue.Entry, w *writers) {
 	p.add(r, e)
-	names, err := r.Names(e.Path)
+	children, err := r.Children(e.Path)
 	if err != nil {
 		return // sending the directory tells
 	}
-	for _, name := range names {
+	for _, c := range children {
 		kid := e
-		kid.Path = join(e.Path, name)
+		kid.Path = join(e.Path, c.Name)
 		switch f, st := p.look(now, r, kid, w); {
 		case f.kind == fateSend && st.Mode.IsDir():
 			p.expand(now, r, kid, w)

@@ -35,6 +35,7 @@ type run struct {
 	full     bool     // obey FullExclude
 	plain    bool     // obey no rules at all
 	progress bool
+	small    bool // progress may come in blocks
 }
 
 var (
@@ -89,7 +90,10 @@ func (r *Runner) args(c run) []string {
 	)
 	if c.progress {
 		// Progress lines end in a carriage return, at which neither C's line buffering nor rsync flushes.
-		args = append(args, "--info=progress2", unbuffered)
+		args = append(args, "--info=progress2")
+		if !c.small {
+			args = append(args, unbuffered)
+		}
 	}
 	if s := seconds(o.Timeout); s != "" {
 		args = append(args, "--timeout="+s)

@@ -58,6 +58,12 @@ type Entry struct {
 	Nlink      uint64
 }
 
+// Child is an entry of a directory.
+type Child struct {
+	Name string
+	Entry
+}
+
 // absentError says that a path is not there. It wraps fs.ErrNotExist whatever the kernel said: a path below a
 // symbolic link or below a file is as absent for us as one whose name is missing.
 type absentError struct {

@@ -204,6 +204,10 @@ func (r *Root) Lstat(path string) (Entry, error) {
 		}
 		return Entry{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
+	return entryOf(&st), nil
+}
+
+func entryOf(st *unix.Stat_t) Entry {
 	return Entry{
 		Mode:       fileMode(st.Mode),
 		Size:       st.Size,
@@ -212,7 +216,32 @@ func (r *Root) Lstat(path string) (Entry, error) {
 		Dev:        uint64(st.Dev),   //nolint:unconvert // uint32 on some architectures
 		Ino:        uint64(st.Ino),   //nolint:unconvert
 		Nlink:      uint64(st.Nlink), //nolint:unconvert
-	}, nil
+	}
+}
+
+// Children lists a directory. What is gone again by the time it is looked at is left out.
+func (r *Root) Children(dir string) ([]Child, error) {
+	if err := checkPath(dir); err != nil {
+		return nil, err
+	}
+	fd, err := r.openBelow(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	defer func() { _ = f.Close() }()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	children := make([]Child, 0, len(names))
+	for _, name := range names {
+		var st unix.Stat_t
+		if unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT) == nil {
+			children = append(children, Child{name, entryOf(&st)})
+		}
+	}
+	return children, nil
 }
 
 func (r *Root) lstat(path string, st *unix.Stat_t) error {

@@ -36,7 +36,7 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 	if len(paths) == 0 {
 		return merge(early, Result{Status: -1}) // nothing to do: rsync does not run
 	}
-	c := run{progress: progress != nil}
+	c := run{progress: progress != nil, small: job.Small}
 	kind := runSend
 	switch job.Kind {
 	case Send:

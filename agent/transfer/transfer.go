@@ -76,6 +76,8 @@ type Job struct {
 	Checksum bool
 	// Full says that a full batch asks: FullExclude is obeyed too. Tree only.
 	Full bool
+	// Small says that most files are: progress may then come for some dozens at a time, which costs less.
+	Small bool
 }
 
 // Class is what a result means for what to do next.
