@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
@@ -77,7 +79,9 @@ type loop struct {
 	open      map[string]openFile
 	distrust  map[string]struct{} // paths that must be sent by their contents
 	paused    bool
-	stopping  bool
+	// notReloaded is why the definition on disk is not in force; nil when it is.
+	notReloaded error
+	stopping    bool
 
 	jobs    map[*job]struct{}
 	flying  map[*work]struct{} // in flight in the queue: running or waiting
@@ -627,6 +631,8 @@ func (l *loop) decide(now time.Time) (State, string) {
 		return Degraded, fmt.Sprintf("%s could not be sent, among them %q: %s", plural(len(l.ledger.entries), "path"), e.Path, e.Reason)
 	case l.full.problem != "":
 		return Degraded, l.full.problem
+	case l.notReloaded != nil:
+		return Degraded, "the definition was not reloaded, and the one before stays in force: " + strings.Join(strings.Fields(l.notReloaded.Error()), " ")
 	}
 	switch {
 	case l.pair.HooksOnly() && l.watch.ready:
@@ -718,6 +724,10 @@ func (l *loop) hint(s State) string {
 		return fmt.Sprintf("sysctl -w %s=%d", limit.Sysctl, limit.Need)
 	case s == Degraded && len(l.ledger.entries) > 0:
 		return "lockstep status " + l.pair.Name + " names them; they are tried again by themselves"
+	case s == Degraded && l.full.problem == "" && l.notReloaded != nil:
+		return "mend the definition, or restart the agent where that is asked for; lockstep check FILE tells all that is wrong with it"
+	case s == Failing && errors.Is(l.source.err, syscall.ENOSPC):
+		return "make room on this host; lockstep goes on by itself"
 	}
 	return ""
 }

@@ -25,6 +25,7 @@ func (l *loop) startReload(now time.Time) {
 			if err == nil {
 				err = l.apply(now, p, user)
 			}
+			l.notReloaded = err
 			if err != nil {
 				l.log.Error("the definition was not reloaded; the one before stays in force", "err", err)
 				l.note(now, "not reloaded: "+err.Error())

@@ -502,7 +502,14 @@ func TestReloadTakesOverExcludes(t *testing.T) {
 	s.pair.Backup.Port++
 	s.mu.Unlock()
 	s.agent.Reload()
-	s.until("a restart is asked for", func(Status) bool { return strings.Contains(s.log.String(), "backup.port changed") })
+	s.until("a restart is asked for", func(st Status) bool {
+		return st.State == Degraded && strings.Contains(st.Reason, "backup.port changed")
+	})
+	s.mu.Lock()
+	s.pair.Backup.Port--
+	s.mu.Unlock()
+	s.agent.Reload()
+	s.until("all is well again", func(st Status) bool { return st.State == InStep })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	notes := strings.Join(s.notes, "\n")
