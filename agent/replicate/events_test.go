@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -104,6 +105,15 @@ func TestEventSwitchesDecideWhatIsSentAtOnce(t *testing.T) {
 				s.write("dir/in", "one")
 			},
 			live: map[string]string{"dir/in": "one"},
+		},
+		{
+			name: "modify alone and directories that are made and filled at once", events: []string{"modify"},
+			do: func(s *site, _ string) {
+				for i := range 20 {
+					s.write(fmt.Sprintf("dir%d/a/b/f", i), "one")
+				}
+			},
+			live: map[string]string{"dir0/a/b/f": "one", "dir7/a/b/f": "one", "dir19/a/b/f": "one"},
 		},
 		{
 			name: "delete off", events: []string{"create", "modify", "attrib", "move"},

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,4 +167,41 @@ func TestNamesThatArePatternsAreDeletedByName(t *testing.T) {
 			t.Errorf("%s was deleted with another", filepath.Base(name))
 		}
 	}
+}
+
+// A hook whose server fails, and one that nobody listens to, cost replication nothing; and a command gets names in their
+// exact bytes, whatever is in them.
+func TestFailingHooksCostReplicationNothing(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	t.Cleanup(server.Close)
+	list := filepath.Join(t.TempDir(), "list")
+	s := newSite(t, func(p *pair.Pair) {
+		post, nobody, command := hook("post", "http"), hook("nobody", "socket"), hook("command", "command")
+		post.URL, post.Retries = server.URL+"/", 100
+		nobody.Address, nobody.Retries = filepath.Join(p.Source.Path, "no.sock"), 100
+		command.Argv = []string{"/usr/bin/tee", "-a", list}
+		p.Hooks = []pair.Hook{post, nobody, command}
+		p.Complete()
+	}).start()
+	s.wait()
+	odd := []string{"new\nline", "inv\xff\xfealid", " lead", "trail ", "$(touch x)", "`id`", "-rf", `quote"'\`, "日本", "*", "a[1]"}
+	for _, name := range odd {
+		s.write(name, "x")
+		s.until(name, func(Status) bool { return s.onBackup(name) })
+	}
+	s.until("in step", func(st Status) bool { return st.State == InStep && st.LagSeconds == 0 })
+	st := s.until("failures", func(st Status) bool { return st.Hooks[0].Failures > 0 && st.Hooks[1].Failures > 0 })
+	if st.State != InStep {
+		t.Errorf("the state is %s: %s", st.State, st.Reason)
+	}
+	s.until("the command", func(Status) bool {
+		data, err := os.ReadFile(list)
+		for _, name := range odd {
+			if err != nil || !strings.Contains("\x00"+string(data), "\x00"+s.path(name)+"\x00") {
+				return false
+			}
+		}
+		return true
+	})
 }

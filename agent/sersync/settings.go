@@ -166,7 +166,8 @@ func (im *importer) inotify(root *element) {
 		name string
 		on   bool
 	}{
-		{"create", on["createFolder"] || on["createFile"]},
+		// Without it, a directory that is made and filled at once would wait for a full batch.
+		{"create", on["createFolder"] || on["createFile"] || written},
 		{"modify", on["closeWrite"] || on["modify"]},
 		{"attrib", on["attrib"]},
 		{"delete", on["delete"]},

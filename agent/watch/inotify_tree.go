@@ -147,7 +147,7 @@ func (s *inotify) grow(ctx context.Context, top, rel string, op Op, rescan bool)
 				if e.dir {
 					stack = append(stack, child)
 				} else {
-					report(Event{Path: rel, Op: Create})
+					report(Event{Path: rel, Op: Create | Modify}) // it may have been written already
 				}
 			case e.dir:
 				s.hide(child, rel)

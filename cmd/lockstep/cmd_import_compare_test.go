@@ -333,6 +333,22 @@ func TestCompareWithDeletionsOff(t *testing.T) {
 	}
 }
 
+// A module that refuses deletions, which such a sersync never asks for, is compared all the same.
+func TestCompareWithAModuleThatRefusesDeletions(t *testing.T) {
+	t.Parallel()
+	h := newSersyncHost(t, func(s string) string {
+		return strings.Replace(s, `<delete start="true"/>`, `<delete start="false"/>`, 1)
+	}, "refuse options = delete")
+	h.write("file", "1")
+	h.start()
+	h.stop()
+	h.write("missed", "1")
+	h.compare(func() { h.says("not sent: missed (new)") }, "--json")
+	if r := h.report(); h.status != exitDiffers || r.Verdict != verdictDifferent || r.Pairs[0].Failed > 0 {
+		t.Errorf("status %d\n%s", h.status, h.stdout)
+	}
+}
+
 // A deletion that the guard would hold is told before the switch, not after.
 func TestCompareForeseesTheGuard(t *testing.T) {
 	t.Parallel()

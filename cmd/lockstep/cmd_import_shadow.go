@@ -93,6 +93,7 @@ type shadow struct {
 	unknown     bool              // there are rules that rules does not have
 	followed    map[string]*difference
 	incomplete  bool // some of the source could not be read
+	gains       bool // the module takes no deletions, and none are wanted: what is only on the backup is not asked for
 }
 
 const (
@@ -155,11 +156,11 @@ type listed struct {
 }
 
 // list asks what lockstep would do now. It changes nothing on either side.
-func list(ctx context.Context, runner *transfer.Runner, root *transfer.Root) listed {
+func list(ctx context.Context, runner *transfer.Runner, root *transfer.Root, deletions bool) listed {
 	l := listed{items: map[string]*difference{}}
 	var extra []*difference // the top-most ones so far
 	var fresh *difference
-	l.res = runner.List(ctx, root, transfer.ListOptions{Delete: true}, func(it transfer.Item) error {
+	l.res = runner.List(ctx, root, transfer.ListOptions{Delete: deletions}, func(it transfer.Item) error {
 		d := &difference{Path: it.Path, what: it.What, dir: it.Dir}
 		switch {
 		case it.Extraneous:
@@ -211,13 +212,17 @@ func (s *shadow) round(ctx context.Context) (settled []*difference, res transfer
 		return nil, transfer.Result{Class: transfer.Unknown, Message: err.Error()}
 	}
 	defer root.Close() //nolint:errcheck // read only
+	if !s.def.Delete.Enabled && s.Comparisons == 0 {
+		// A module may refuse --delete, as sersync never gives it then.
+		s.gains = list(ctx, s.ruled, root, true).res.Class == transfer.Permanent
+	}
 	var bare listed
 	if s.bare != nil {
-		if bare = list(ctx, s.bare, root); bare.res.Class != transfer.Done {
+		if bare = list(ctx, s.bare, root, !s.gains); bare.res.Class != transfer.Done {
 			return nil, bare.res
 		}
 	}
-	ruled := list(ctx, s.ruled, root)
+	ruled := list(ctx, s.ruled, root, !s.gains)
 	if ruled.res.Class != transfer.Done {
 		return nil, ruled.res
 	}
