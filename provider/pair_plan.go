@@ -71,7 +71,7 @@ func (r *pairResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		planned.ID = types.StringValue(pairID(host.ValueString(), planned.Name.ValueString()))
 	}
 	replaced := state != nil && replaces(planned, *state)
-	change := state == nil || replaced || r.differs(planned, *state)
+	change := state == nil || replaced || differs(planned, *state)
 	// Twice, because an upgrade that is due on one host makes the other one be asked too.
 	var versions both[types.String]
 	for range 2 {
@@ -173,8 +173,22 @@ func replaces(planned, state pairModel) bool {
 	return false
 }
 
-// differs reports whether the plan changes anything of the definition, the password or the checks.
-func (r *pairResource) differs(planned, state pairModel) bool {
+// asWarnings lets a plan go on that only heals what differs on the hosts, and cannot as things are: an apply tells the same as
+// an error and changes nothing, and other resources need not wait for it. Above all, Terraform makes such a plan before a
+// destroy, which must not be kept from removing a pair by what is wrong with it.
+func asWarnings(found diag.Diagnostics) diag.Diagnostics {
+	var warnings diag.Diagnostics
+	for _, d := range found {
+		if at, ok := d.(diag.DiagnosticWithPath); ok && d.Severity() == diag.SeverityError {
+			d = diag.NewAttributeWarningDiagnostic(at.Path(), d.Summary(), d.Detail()+"\n\nUntil then an apply cannot heal what differs.")
+		}
+		warnings.Append(d)
+	}
+	return warnings
+}
+
+// changes reports whether the plan changes anything of the definition or the password.
+func changes(planned, state pairModel) bool {
 	if !planned.PasswordWOVersion.Equal(state.PasswordWOVersion) {
 		return true
 	}
@@ -187,17 +201,22 @@ func (r *pairResource) differs(planned, state pairModel) bool {
 	for _, role := range roles {
 		before := state.end(role).Attributes()
 		for key, value := range planned.end(role).Attributes() {
-			switch key {
-			case "lockstep_version":
-			case "checks":
-				if !stringMap(allInSync(role, planned.Transport.ValueString())).Equal(before[key]) {
-					return true
-				}
-			default:
-				if !value.Equal(before[key]) {
-					return true
-				}
+			if !slices.Contains(computed, key) && !value.Equal(before[key]) {
+				return true
 			}
+		}
+	}
+	return false
+}
+
+// differs reports whether the plan changes anything of the definition, the password or the checks.
+func differs(planned, state pairModel) bool {
+	if changes(planned, state) {
+		return true
+	}
+	for _, role := range roles {
+		if !stringMap(allInSync(role, planned.Transport.ValueString())).Equal(state.end(role).Attributes()["checks"]) {
+			return true
 		}
 	}
 	return false
@@ -262,8 +281,12 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 		return
 	}
 	replies, found := e.preflight(ctx, plan.Request{})
+	failed := found.HasError()
+	if state != nil && !changes(planned, *state) {
+		found = asWarnings(found)
+	}
 	diags.Append(found...)
-	if diags.HasError() {
+	if failed {
 		return
 	}
 	diags.Append(e.foreign(replies)...)

@@ -213,6 +213,28 @@ func TestTransportIsSwitchedInPlace(t *testing.T) {
 	}})
 }
 
+// What a host finds wrong, and no apply can mend, stops an apply; a plan that changes nothing else goes on with a warning, and
+// so does a destroy, before which Terraform makes such a plan.
+func TestProblemOfAHostDoesNotKeepThePairFromBeingDestroyed(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	l := newHosts(t)
+	const fault = `[{"field":"login","message":"sshd lets root in by no means","hint":"set PermitRootLogin"}]`
+	resource.UnitTest(t, resource.TestCase{ProtoV6ProviderFactories: l.factories(), Steps: []resource.TestStep{
+		{Config: l.hcl("", pairHCL(""))},
+		{
+			PreConfig: func() {
+				l.backup.write("pairs/data/backup/module", "edited by hand")
+				l.backup.write("fault-plan-backup", fault)
+			},
+			Config: l.hcl("", pairHCL("")), PlanOnly: true, ExpectNonEmptyPlan: true,
+		},
+		{Config: l.hcl("", pairHCL("")), ExpectError: wrapped("sshd lets root in by no means")},
+		{Config: l.hcl("", pairHCL("  exclude = [\"*.tmp\"]\n")), PlanOnly: true, ExpectError: wrapped("sshd lets root in by no means")},
+		{Config: l.hcl("", pairHCL("")), Destroy: true},
+	}})
+}
+
 func TestPairOnNeitherHostAnyMoreIsPlannedAnew(t *testing.T) {
 	t.Parallel()
 	needTerraform(t)
