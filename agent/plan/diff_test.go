@@ -86,10 +86,11 @@ func TestWordsNameTheLine(t *testing.T) {
 	t.Parallel()
 	yaml := "name: data\ndelete:\n  enabled: true\n  max_files: 10\nwatch:\n  events:\n    - create\n  delay: 20ms\n"
 	for _, tc := range []struct{ have, want, words string }{
-		{"port = 999\n", "port = 873\n", "port = 999"},
+		{"port = 999\n", "port = 873\n", "port = 999 (should be 873)"},
+		{"uid = root\npath = /b\nmax connections = 1\n", "uid = root\nmax connections = 6\npath = /b\n", "max connections = 1 (should be 6)"},
 		{"a\nb\nc\n", "a\nc\n", "b"},
 		{"a\nc\n", "a\nb\nc\n", "without b"},
-		{strings.Replace(yaml, "enabled: true", "enabled: false", 1), yaml, "delete.enabled: false"},
+		{strings.Replace(yaml, "enabled: true", "enabled: false", 1), yaml, "delete.enabled: false (should be true)"},
 		{strings.Replace(yaml, "- create", "- delete", 1), yaml, "watch.events.- delete"},
 		{"1\n2\n3\n4\n5\n", "", "1, 2, 3, and 2 more lines"},
 		{"a\n\n", "a\n", "white space"},
