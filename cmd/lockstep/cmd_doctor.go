@@ -137,7 +137,11 @@ func (d *doctor) tell(check string, l level, saw, do string) {
 // failure tells of an error, whose second line may say what to do.
 func (d *doctor) failure(check string, err error, do string) {
 	saw, hint, _ := strings.Cut(err.Error(), "\nhint: ")
-	d.tell(check, levelFail, strings.ReplaceAll(saw, "\n", "; "), cmp.Or(hint, do))
+	var lines []string
+	for line := range strings.Lines(saw) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	d.tell(check, levelFail, strings.Join(lines, "; "), cmp.Or(hint, do))
 }
 
 // steps after the definition, in the order of the path. One that returns false ends the path: what comes later depends on it.

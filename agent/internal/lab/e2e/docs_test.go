@@ -129,7 +129,7 @@ func TestEveryPageCanBeFollowed(t *testing.T) {
 	w.inStep(t, time.Minute)
 	w.follow(t, "docs/runbook.md", "", "")
 	w.follow(t, "docs/metrics.md", "", "")
-	t.Run("doctor", func(t *testing.T) { doctorOnTheBackupHost(t, w) })
+	t.Run("doctor", func(t *testing.T) { doctors(t, w) })
 	if !t.Run("runbook", func(t *testing.T) { followRunbook(t, w) }) {
 		t.FailNow()
 	}
@@ -149,9 +149,44 @@ func TestEveryPageCanBeFollowed(t *testing.T) {
 	}
 }
 
-// doctorOnTheBackupHost is hurt in every way that only the backup host sees.
-func doctorOnTheBackupHost(t *testing.T, w *world) {
-	for _, hurt := range []struct{ name, hurt, mend, says string }{
+// faultyRsync stands for version 3.4.3, whose fault is on the side that receives.
+const faultyRsync = `mv /usr/bin/rsync /root/rsync; cat >/usr/bin/rsync <<'EOF'
+#!/bin/sh
+case " $* " in
+*" --version "*) echo "rsync  version 3.4.3  protocol version 32" ;;
+*::*) exec /root/rsync "$@" ;;
+*delete-missing-args*) echo "invalid file mode 00 for x" >&2; exit 2 ;;
+*) exec /root/rsync "$@" ;;
+esac
+EOF
+chmod +x /usr/bin/rsync`
+
+// hurt is something that is wrong with a host, and what the doctor there says of it.
+type hurt struct{ name, hurt, mend, says string }
+
+// doctors are called while one thing after the other is wrong, on the host that it is wrong with.
+func doctors(t *testing.T, w *world) {
+	doctorOn(t, w, w.source, []hurt{
+		{"well", ":", ":", "ok    canary"},
+		{"unit stopped", "systemctl stop lockstep@data", "systemctl start lockstep@data", "fail  unit        lockstep@data.service is inactive"},
+		{"unit masked", "systemctl mask --runtime --now lockstep@data", "systemctl unmask --runtime lockstep@data; systemctl start lockstep@data", "fail  unit        lockstep@data.service is masked"},
+		{"unit not enabled", "systemctl disable lockstep@data", "systemctl enable lockstep@data", "warn  unit        lockstep@data.service runs and is not enabled"},
+		{"definition gone", "mv /etc/lockstep/pairs/data.yaml /root/kept", "mv /root/kept /etc/lockstep/pairs/data.yaml", "fail  definition"},
+		{"definition misspelt", "cp -p /etc/lockstep/pairs/data.yaml /root/kept; echo 'exclud: []' >>/etc/lockstep/pairs/data.yaml",
+			"cp -p /root/kept /etc/lockstep/pairs/data.yaml", `unknown field "exclud"`},
+		{"password gone", "mv /etc/lockstep/secrets/data /root/kept", "mv /root/kept /etc/lockstep/secrets/data", "fail  password"},
+		{"source not mounted", "umount /data", "mount /data", "fail  source      /data is not the directory that the pair was made for"},
+		{"rsync 3.4.3", faultyRsync, "mv /root/rsync /usr/bin/rsync", "warn  rsync       rsync 3.4.3 here"},
+	})
+	if err := w.backup.BlackHole(t.Context(), 873); err != nil {
+		t.Fatal(err)
+	}
+	doctorOn(t, w, w.source, []hurt{{"packets vanish", ":", ":", "fail  connect     dial tcp 172.16.1.41:873: i/o timeout"}})
+	if err := w.backup.Restore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.inStep(t, time.Minute)
+	doctorOn(t, w, w.backup, []hurt{
 		{"well", ":", ":", "ok    space"},
 		{"daemon stopped", "systemctl stop lockstep-rsyncd", "systemctl start lockstep-rsyncd", "fail  unit        lockstep-rsyncd.service is inactive"},
 		{"daemon not enabled", "systemctl disable lockstep-rsyncd", "systemctl enable lockstep-rsyncd", "warn  unit        lockstep-rsyncd.service runs and is not enabled"},
@@ -161,23 +196,25 @@ func doctorOnTheBackupHost(t *testing.T, w *world) {
 		{"disk not mounted", "mv /backup/nfs01 /backup/elsewhere", "mv /backup/elsewhere /backup/nfs01", "fail  directory   /backup/nfs01 is missing"},
 		{"disk nearly full", "fallocate -l $(($(df --output=avail -B1 /backup | tail -n 1) - 1000000)) /backup/filler", "rm /backup/filler", "warn  space"},
 		{"no rsync", "mv /usr/bin/rsync /root/rsync", "mv /root/rsync /usr/bin/rsync", "fail  rsync"},
-		{"rsync 3.4.3", `mv /usr/bin/rsync /root/rsync; cat >/usr/bin/rsync <<'EOF'
-#!/bin/sh
-case " $* " in
-*" --version "*) echo "rsync  version 3.4.3  protocol version 32" ;;
-*delete-missing-args*) echo "invalid file mode 00 for x" >&2; exit 2 ;;
-*) exec /root/rsync "$@" ;;
-esac
-EOF
-chmod +x /usr/bin/rsync`, "mv /root/rsync /usr/bin/rsync", "fail  rsync       rsync 3.4.3 here"},
-	} {
-		t.Run(hurt.name, func(t *testing.T) {
-			shell(t, w.backup, hurt.hurt)
-			out, err := w.backup.Run(t.Context(), "lockstep", "doctor", "data", "--timeout", "3s")
-			shell(t, w.backup, hurt.mend)
+		{"rsync 3.4.3", faultyRsync, "mv /root/rsync /usr/bin/rsync", "fail  rsync       rsync 3.4.3 here"},
+	})
+}
+
+func doctorOn(t *testing.T, w *world, h *lab.Host, hurts []hurt) {
+	for _, hurt := range hurts {
+		t.Run(h.Name+": "+hurt.name, func(t *testing.T) {
+			shell(t, h, hurt.hurt)
+			out, err := h.Run(t.Context(), "lockstep", "doctor", "data", "--timeout", "3s")
+			shell(t, h, hurt.mend)
 			contains(t, out, hurt.says)
-			if failed := strings.HasPrefix(hurt.says, "fail"); failed != (err != nil) {
-				t.Errorf("it ends with %v", err)
+			failed := regexp.MustCompile(`(?m)^fail .*$`).FindAllString(out, -1)
+			if (len(failed) > 0) != (err != nil) || len(failed) > 0 && !strings.Contains(strings.Join(failed, "\n"), hurt.says) {
+				t.Errorf("it ends with %v; what fails is %q", err, failed)
+			}
+			for _, line := range failed {
+				if !strings.Contains(line, " -> ") {
+					t.Errorf("what is to be done? %q", line)
+				}
 			}
 			t.Logf("%s", out)
 		})
