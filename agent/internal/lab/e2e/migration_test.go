@@ -232,6 +232,24 @@ func TestMigrationFromSersyncAsDocumented(t *testing.T) {
 		}
 		contains(t, m.follow(t, "The switch by Ansible"), "sersync is replaced. These files still mention it: /etc/rc.local")
 		m.taken(t, "by-ansible")
+		// What is imported as tasks can be played as it is, by who has the backup host under that name.
+		tasks := run(t, m.source, "lockstep", "import", "sersync", "/usr/local/sersync/confxml.xml.before-lockstep",
+			"--source-host", "nfs01", "--backup-path", "nfsbackup=/nfsbackup", "--as", "ansible")
+		var play strings.Builder
+		play.WriteString("- hosts: nfs01\n  become: true\n  gather_facts: false\n  tasks:\n")
+		for line := range strings.Lines(tasks) {
+			play.WriteString("    " + line)
+		}
+		for name, data := range map[string]string{"tasks.ini": string(inventory) + "\n[more]\n172.16.1.41\n", "tasks.yml": play.String()} {
+			if err := os.WriteFile(filepath.Join(m.dir, name), []byte(data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []string{changed, ok} { // the role has written the name of the inventory, not the address
+			out, err := m.command(t, "ansible-playbook", "-i", filepath.Join(m.dir, "tasks.ini"), filepath.Join(m.dir, "tasks.yml")).CombinedOutput()
+			played{string(out), err}.is(t, "nfs01", want)
+		}
+		m.taken(t, "by-tasks")
 		m.follow(t, "6. Clean up")
 		shell(t, m.source, "lockstep wait nfsbackup")
 	})
