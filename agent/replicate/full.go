@@ -90,6 +90,7 @@ func (l *loop) startFull(now time.Time) bool {
 	f.begun, f.recursed, f.differs, f.extra = now, false, 0, 0
 	l.links.wanted = false
 	l.leftovers.looked(now)
+	l.heldCheck = now // what is back lapses before the comparison ends
 	f.started++
 	l.log.Info("full batch", "reason", f.cause)
 	l.startList(now)

@@ -569,6 +569,32 @@ func TestWaitWhereNotEverythingIsWatched(t *testing.T) {
 	})
 }
 
+// What was held and is back on disk, though no event told of it, lapses with the next full batch.
+func TestFullBatchLetsHeldDeletionsLapse(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 2, 1 }, func(t *testing.T, r *rig) {
+		for _, name := range []string{"a", "b", "c", "d"} {
+			r.e.src.put("much/"+name, node{data: "1"})
+		}
+		r.e.src.put("rest", node{data: "1"})
+		r.start()
+		r.after(time.Second)
+		r.rm("much")
+		r.after(5 * time.Second)
+		r.wantState(Held)
+		r.e.set(func() {
+			for p, n := range r.e.dst {
+				r.e.src.put(p, n)
+			}
+		})
+		if err := r.l.call(t.Context(), func(now time.Time) { r.l.requestFull(now, "sync") }); err != nil {
+			t.Fatal(err)
+		}
+		r.after(2 * time.Second)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
 func TestNothingIsDeletedWhileTheSourceIsGone(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.e.src.put("d/a", node{data: "1"})
