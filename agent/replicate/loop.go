@@ -28,10 +28,6 @@ const (
 	// the time stamp that it has then, once instead of with every batch.
 	settleDir = 150 * time.Millisecond
 
-	// gatherFor is how long the next batch waits for the one that is being sent, and grows. A run takes about 8 ms, most
-	// of which is spent on starting it. One that takes longer, because it carries much or goes far, has company.
-	gatherFor = 100 * time.Millisecond
-
 	// stopGrace is how long running transfers may go on after the agent was told to stop. The unit's
 	// TimeoutStopSec must be longer.
 	stopGrace = 10 * time.Second
@@ -509,10 +505,12 @@ func (l *loop) slots() (small, slow int) {
 	return small, min(slow, small)
 }
 
-// gathering returns until when no further batch is started because one is on its way.
+// gathering returns until when no further batch is started because one is on its way, while the next one grows. A run takes
+// about 8 ms, most of which is spent on starting it. One that takes longer than watch.delay, because it carries much or
+// goes far, has company.
 func (l *loop) gathering() (until time.Time) {
 	for j := range l.jobs {
-		if t := j.started.Add(gatherFor); j.slot && !j.slow && t.After(until) {
+		if t := j.started.Add(time.Duration(l.pair.Watch.Delay)); j.slot && !j.slow && t.After(until) {
 			until = t
 		}
 	}
