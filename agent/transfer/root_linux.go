@@ -296,8 +296,8 @@ func fileMode(mode uint32) fs.FileMode {
 //
 // It takes a read lease and drops it (fcntl(2) F_SETLEASE): the kernel refuses one exactly while a writer
 // has the file open. Opening does not change the access time, and reading does not happen. A writer that
-// opens the file in between waits for these microseconds, and the kernel sends SIGIO to this process: the
-// Go runtime has a handler for it, which drops it.
+// opens the file in between waits for these microseconds (with O_NONBLOCK, which regular files have no use for, it gets
+// EAGAIN), and the kernel sends SIGIO to this process: the Go runtime has a handler for it, which drops it.
 func (r *Root) OpenForWriting(path string) bool {
 	if path == "" || checkPath(path) != nil {
 		return false

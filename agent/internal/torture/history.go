@@ -302,6 +302,9 @@ func (h *history) changeType(i int, f, d string) error {
 
 func (h *history) open(rel string, flag int, do func(*os.File) error) error {
 	w, err := os.OpenFile(h.abs(rel), os.O_WRONLY|syscall.O_NONBLOCK|flag, 0)
+	for errors.Is(err, syscall.EAGAIN) { // the agent asks, for some microseconds, whether the file is open for writing
+		w, err = os.OpenFile(h.abs(rel), os.O_WRONLY|syscall.O_NONBLOCK|flag, 0)
+	}
 	if err != nil {
 		return err
 	}
