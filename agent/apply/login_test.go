@@ -3,6 +3,7 @@
 package apply_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -79,6 +80,35 @@ func TestNewHostKeysAreToldByTheNextApply(t *testing.T) {
 	}
 	if starts, _ := source.Starts("lockstep@data.service"); starts != 2 {
 		t.Errorf("the agent was started %d times; it reads the keys when it starts", starts)
+	}
+}
+
+func TestThePrivateKeyIsInItsFileAlone(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	p := sshPair()
+	told := func(role plan.Role, verb plan.Verb) {
+		t.Helper()
+		text, err := json.Marshal(run(m.on(role), verb, role, plan.Request{Pair: p}))
+		if err != nil || strings.Contains(string(text), "PRIVATE KEY") {
+			t.Errorf("%s --role %s: %v, %s", verb, role, err, text)
+		}
+	}
+	told(plan.Source, plan.Plan)
+	replies, err := exchange(m, plan.Request{Pair: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := json.Marshal(replies); err != nil || strings.Contains(string(text), "PRIVATE KEY") || !strings.Contains(string(text), plan.SSHKeyFile("data")) {
+		t.Errorf("%v, %s", err, text)
+	}
+	source.Edit(plan.SSHKeyFile("data"), func(text string) string { return text + "x" })
+	told(plan.Source, plan.Plan)
+	told(plan.Source, plan.Destroy)
+	for path, f := range backup.Files {
+		if strings.Contains(string(f.Data), "PRIVATE KEY") {
+			t.Errorf("the backup host has it in %s", path)
+		}
 	}
 }
 

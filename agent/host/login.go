@@ -91,6 +91,9 @@ func loginBySSH(ctx context.Context, l Login) error {
 	in.Close()
 	out.Close() // the daemon would go on to wait for its options
 	_ = cmd.Wait()
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("no answer by ssh within %s", loginTimeout)
+	}
 	var refused *LoginError
 	if words := strings.TrimSpace(said.String()); err != nil && !errors.As(err, &refused) && words != "" {
 		return &ShellError{words}
