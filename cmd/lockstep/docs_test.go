@@ -5,6 +5,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"maps"
 	"net"
@@ -14,7 +17,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -341,5 +346,60 @@ func TestCommandsInDocsAreRunOrSayWhyNot(t *testing.T) {
 				t.Errorf("%s: nothing runs a block for %q here:\n%s", name, host, body)
 			}
 		}
+	}
+}
+
+// A reason that the runbook explains is one that the code gives, in these words; or the kernel's.
+func TestTheRunbookHasTheWordsOfTheAgent(t *testing.T) {
+	t.Parallel()
+	var said []string
+	for _, dir := range []string{"agent/replicate", "agent/transfer", "agent/watch"} {
+		files, err := filepath.Glob(filepath.Join(repository, dir, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(tree, func(n ast.Node) bool {
+				if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+					if text, err := strconv.Unquote(lit.Value); err == nil {
+						said = append(said, text)
+					}
+				}
+				return true
+			})
+		}
+	}
+	for errno := range syscall.Errno(134) {
+		said = append(said, errno.Error())
+	}
+	page := read(t, "docs/runbook.md")
+	checked := 0
+	for _, section := range []string{"Held", "Degraded", "Failing"} {
+		_, text, _ := strings.Cut(page, "\n## "+section+"\n")
+		text, _, _ = strings.Cut(text, "\n## ")
+		for _, row := range regexp.MustCompile(`(?m)^\| (\*[^|]*) \|`).FindAllStringSubmatch(text, -1) {
+			for _, reason := range regexp.MustCompile(`\*([^*]+)\*`).FindAllStringSubmatch(row[1], -1) {
+				for _, part := range regexp.MustCompile(`…|\b[nm]\b|[():]`).Split(reason[1], -1) {
+					part = strings.ToLower(strings.TrimSpace(part))
+					if len(part) < 5 {
+						continue
+					}
+					checked++
+					if !slices.ContainsFunc(said, func(s string) bool { return strings.Contains(strings.ToLower(s), part) }) {
+						t.Errorf("%s: nothing says %q of %q", section, part, reason[1])
+					}
+				}
+			}
+		}
+	}
+	if checked < 20 {
+		t.Errorf("only %d pieces were looked at", checked)
 	}
 }

@@ -114,7 +114,7 @@ func head(title, rest string, width int, now time.Time) row {
 
 func badge(s replicate.State) (badge, text tone) {
 	switch s {
-	case replicate.InStep:
+	case replicate.InStep, replicate.HooksOnly:
 		return goodBadge, good
 	case replicate.Held, replicate.Failing:
 		return badBadge, bad
@@ -154,7 +154,11 @@ func pairPage(w *watched, width, height int, now time.Time, g glyphSet) (rows []
 	add := func(r ...row) { rows = append(rows, r...) }
 	s := w.status
 	blank := row{}
-	add(head("lockstep  "+cmp.Or(s.Pair, w.client.name), "  "+visible(s.Source)+" "+g.arrow+" "+visible(s.Target), width, now), blank)
+	ends := "  " + visible(s.Source)
+	if s.Target != "" {
+		ends += " " + g.arrow + " " + visible(s.Target)
+	}
+	add(head("lockstep  "+cmp.Or(s.Pair, w.client.name), ends, width, now), blank)
 	if w.err != nil {
 		said, hint, _ := strings.Cut(w.err.Error(), "\nhint: ")
 		add(labelled("state", span{" NO ANSWER ", badBadge}, span{" what follows is the last that it said", dim}))

@@ -139,6 +139,18 @@ func got7bit(rows []row) (odd []rune) {
 	return odd
 }
 
+// Every state has a look of its own: the two good ones are not alarming.
+func TestEveryStateHasItsBadge(t *testing.T) {
+	t.Parallel()
+	for _, s := range replicate.States() {
+		b, _ := badge(s)
+		want := map[int]tone{exitOK: goodBadge, exitNotInStep: warnBadge, exitHeld: badBadge, exitFailing: badBadge}[stateStatus(s)]
+		if b != want {
+			t.Errorf("%q: tone %d, want %d", s, b, want)
+		}
+	}
+}
+
 // An agent that starts again counts from 0, and nothing was sent backwards.
 func TestARestartIsNoNegativeRate(t *testing.T) {
 	t.Parallel()

@@ -241,6 +241,11 @@ var mishaps = []mishap{
 		run(t, w.backup, "chattr", "-i", backupDir+"/frozen/file")
 		e.mustFollow(t, "lockstep sync data")
 	}},
+	{"*the definition was not reloaded", func(t *testing.T, w *world, e *entry) {
+		shell(t, w.source, `sed -i 's/^name: .*/&\ndelay: 20ms/' /etc/lockstep/pairs/data.yaml; systemctl reload lockstep@data`)
+		e.state(t, "degraded")
+		e.mustFollow(t, applySource)
+	}},
 	{"*no connection to …: Connection refused*", func(t *testing.T, w *world, e *entry) {
 		run(t, w.backup, "systemctl", "stop", "lockstep-rsyncd")
 		run(t, w.source, "touch", "/data/refused")
@@ -356,11 +361,12 @@ func syncNow(t *testing.T, w *world) {
 
 // notProvoked says why an entry cannot be brought about here.
 var notProvoked = map[string]string{
-	"it is *activating* for long":                    "takes a tree of some hundred thousand directories",
-	"*inotify …: fs.inotify.max_user_watches …*":     "the limit is this machine's, not the lab's; agent/watch tests it in a user namespace",
-	"*… could not be sent, among them …: Permission": "root reads everything in the lab; agent/replicate tests it without root",
-	"*the last comparison was not complete*":         "takes a disk that fails; agent/replicate tests it with a fake",
-	"*rsync on the backup host cannot delete":        "takes rsync 3.4.3; agent/transfer tests it with a stand-in",
+	"it is *activating* for long":                           "takes a tree of some hundred thousand directories",
+	"*n directories are not watched":                        "the limit is this machine's, not the lab's; agent/watch tests it in a user namespace",
+	"*… could not be sent, among them …: Permission":        "root reads everything in the lab; agent/replicate tests it without root",
+	"*the comparison was not complete":                      "takes a disk that fails; agent/replicate tests it with a fake",
+	"*rsync on the backup host cannot delete":               "takes rsync 3.4.3; agent/transfer tests it with a stand-in",
+	"*the source cannot be watched":                         "agent/replicate tests it with a fake",
 	"from sersync":                                          "agent/sersync and the Ansible tests do it",
 	"one big file":                                          "is not a fault",
 	"many small files":                                      "is not a fault",
