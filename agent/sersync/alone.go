@@ -21,7 +21,8 @@ var aboutWatching = []string{"host", "debug", "fileSystem", "filter", "inotify",
 // what the file says of them is forgotten.
 func (im *importer) alone(root *element, name string) []pair.Pair {
 	im.notes = slices.DeleteFunc(im.notes, func(n Note) bool {
-		head, _, _ := strings.Cut(strings.Fields(n.Setting)[0], "/")
+		head, _, _ := strings.Cut(n.Setting, " ")
+		head, _, _ = strings.Cut(head, "/")
 		return !slices.Contains(aboutWatching, head) || strings.HasPrefix(n.Setting, "plugin ")
 	})
 	for i, n := range im.notes {
