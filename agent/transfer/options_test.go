@@ -4,6 +4,7 @@ package transfer
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,13 +81,23 @@ func TestModuleNeedsToAcceptNoMoreThanTheRequiredOptions(t *testing.T) {
 // Each option that a definition may add goes with those of every run. The list is that of agent/pair.
 func TestExtraOptionsGoWithOurs(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	for _, o := range []string{
+	options := []string{
 		"--acls", "--xattrs", "--hard-links", "--sparse", "--inplace", "--preallocate", "--fsync", "--fuzzy", "--whole-file", "--no-whole-file",
 		"--checksum", "--numeric-ids", "--no-owner", "--no-group", "--no-perms", "--no-devices", "--no-specials", "--omit-dir-times",
 		"--omit-link-times", "--ipv4", "--checksum-choice=md5", "--compress-level=3", "--skip-compress=gz/jpg", "--chmod=go-w", "--chown=0:0",
 		"--usermap=*:0", "--groupmap=*:0", "--max-alloc=2G", "--block-size=4096", "--contimeout=7", "--address=127.0.0.1",
-	} {
+	}
+	for some := range slices.Chunk(options, 5) { // a daemon for each costs more than it saves
+		t.Run(some[0], func(t *testing.T) {
+			t.Parallel()
+			tryExtra(t, some)
+		})
+	}
+}
+
+func tryExtra(t *testing.T, options []string) {
+	f := newFixture(t)
+	for _, o := range options {
 		f.r.opts.Extra = []string{o}
 		f.r.opts.Exclude = []string{"*.tmp"}
 		f.rm("a")

@@ -226,6 +226,8 @@ func (f *fanotify) run(ctx context.Context) error {
 // read hands over buffers of events until ctx ends.
 func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []byte) error {
 	more := false // the buffer before was full
+	gather := stoppedTimer()
+	defer gather.Stop()
 	for {
 		if f.tune.stall != nil {
 			f.tune.stall()
@@ -237,7 +239,7 @@ func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []
 		case buf = <-empty:
 		}
 		if !more {
-			if err := f.wait(ctx); err != nil {
+			if err := f.wait(ctx, gather); err != nil {
 				return err
 			}
 		}
@@ -265,7 +267,7 @@ func (f *fanotify) read(ctx context.Context, full chan<- []byte, empty <-chan []
 }
 
 // wait returns when there are events, and some time was given to others to come.
-func (f *fanotify) wait(ctx context.Context) error {
+func (f *fanotify) wait(ctx context.Context, gather *time.Timer) error {
 	fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}, {Fd: int32(f.end), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds, -1)
@@ -276,10 +278,14 @@ func (f *fanotify) wait(ctx context.Context) error {
 			return fmt.Errorf("fanotify: poll: %w", err)
 		}
 	}
+	if f.opts.Gather == 0 {
+		return ctx.Err()
+	}
+	gather.Reset(f.opts.Gather)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(f.opts.Gather):
+	case <-gather.C:
 		return nil
 	}
 }
