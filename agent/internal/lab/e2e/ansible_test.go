@@ -565,7 +565,7 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 	put(c.source, "/usr/local/sersync/-d", "while :; do sleep 1; done\n", 0o644)
 	start := `cd /usr/local/sersync && setsid ./sersync2 -- -d -r -o confxml.xml </dev/null >/dev/null 2>&1 &`
 	shell(t, c.source, start)
-	shell(t, c.backup, `mkdir -p /backup/nfs01 && printf '[data]\n  comment = sersync\n  path = /backup/nfs01\n  read only = no\n' >/etc/rsyncd.conf && systemctl enable --now rsync`)
+	shell(t, c.backup, `mkdir -p /backup/nfs01 && printf 'uid = daemon\ngid = daemon\n[data]\n  comment = sersync\n  path = /backup/nfs01\n  read only = no\n' >/etc/rsyncd.conf && systemctl enable --now rsync`)
 	sersync := func() string {
 		return strings.TrimSpace(shell(t, c.source, `cat /proc/[0-9]*/comm 2>/dev/null | grep -c '^sersync2$' || true`))
 	}
@@ -605,6 +605,9 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 	})
 	if _, err := c.source.Run(t.Context(), "systemctl", "is-active", "lockstep@data"); err == nil {
 		t.Error("an agent runs beside sersync")
+	}
+	if owner := strings.TrimSpace(shell(t, c.backup, `stat -c %U:%G /backup/nfs01`)); owner != "daemon:daemon" {
+		t.Errorf("the old daemon cannot write into a directory of %s", owner)
 	}
 	shell(t, c.backup, `rm -r /etc/systemd/system/lockstep-rsyncd.service.d && systemctl daemon-reload && systemctl reset-failed`)
 
