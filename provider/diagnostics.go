@@ -72,6 +72,17 @@ func (h *host) problemDiagnostics(ctx context.Context, role plan.Role, problems 
 	return diags
 }
 
+// warningDiagnostics turns what a host warns of into diagnostics.
+func (h *host) warningDiagnostics(ctx context.Context, role plan.Role, warnings []pair.Problem) diag.Diagnostics {
+	var diags diag.Diagnostics
+	for _, d := range h.problemDiagnostics(ctx, role, warnings) {
+		if at, ok := d.(diag.DiagnosticWithPath); ok {
+			diags.AddAttributeWarning(at.Path(), d.Summary(), d.Detail())
+		}
+	}
+	return diags
+}
+
 // attributeOf is the attribute of the resource that a field's path, or an object of a role, belongs to.
 func attributeOf(role plan.Role, field string) path.Path {
 	root := group(field)

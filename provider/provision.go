@@ -76,6 +76,7 @@ func (e *ends) preflight(ctx context.Context, req plan.Request) (both[plan.Reply
 		}
 		*replies.at(role) = reply
 		t.at(role).Append(h.problemDiagnostics(ctx, role, reply.Problems)...)
+		t.at(role).Append(h.warningDiagnostics(ctx, role, reply.Warnings)...)
 	})
 	return replies, t.all()
 }

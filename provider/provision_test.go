@@ -477,6 +477,20 @@ func TestWrongHostKeyStopsEverything(t *testing.T) {
 	l.backup.bare()
 }
 
+// What a host warns of is a warning of the plan, and the pair is made all the same.
+func TestWhatAHostWarnsOfHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	l.backup.write("warnings-plan-backup", `[{"field":"firewall","message":"ufw is active","hint":"ufw allow from 192.0.2.1"}]`)
+	c := l.client(nil)
+	_, diags := c.ends(dataPair(t)).preflight(t.Context(), plan.Request{})
+	mention(t, said(diags), `Warning: backup host "backup": firewall: ufw is active`, "ufw allow from 192.0.2.1")
+	_, diags = create(t, c, dataPair(t))
+	if diags.HasError() {
+		t.Error(said(diags))
+	}
+}
+
 func TestStagedProgramGoesAwayWithTheConnection(t *testing.T) {
 	t.Parallel()
 	l := newHosts(t)

@@ -674,3 +674,45 @@ func TestFanotifyThatCannotWorkIsRefused(t *testing.T) {
 	}
 	mustExchange(t, m, plan.Request{Pair: p})
 }
+
+// A firewall and SELinux are told of by plan and apply on the backup host, hold up neither, and are not part of its state.
+func TestWhatMayBeInTheWayIsAWarning(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		_, backup, m := two()
+		backup.Facts.SELinux = &host.SELinux{Booleans: map[string]bool{"rsync_full_access": false}, Type: "var_t"}
+		backup.Facts.Firewall = &host.Firewall{Name: "nftables", Where: "inet filter input"}
+		port, want := "8730", []string{"selinux", "firewall"}
+		if plan.BySSH(p) {
+			want = []string{"firewall"}
+		}
+		fields := func(reply plan.Reply) (fields []string) {
+			for _, w := range reply.Warnings {
+				fields = append(fields, w.Path)
+				if w.Path == "firewall" && !strings.Contains(w.Hint, "nft insert rule inet filter input ip saddr 127.0.0.1 tcp dport "+port+" accept") {
+					t.Errorf("hint: %s", w.Hint)
+				}
+			}
+			return fields
+		}
+		if got := fields(mustRun(t, m.backup, plan.Plan, plan.Backup, plan.Request{Pair: p})); !slices.Equal(got, want) {
+			t.Errorf("plan warns of %q, want %q", got, want)
+		}
+		replies, err := exchange(m, plan.Request{Pair: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fields(replies[1]); !slices.Equal(got, want) {
+			t.Errorf("apply warns of %q, want %q", got, want)
+		}
+		inSync(t, m, p)
+		read := mustRun(t, m.backup, plan.Read, plan.Backup, plan.Request{Pair: p})
+		source := mustRun(t, m.source, plan.Plan, plan.Source, plan.Request{Pair: p})
+		if len(read.Warnings)+len(source.Warnings) > 0 {
+			t.Errorf("read: %v, source: %v", read.Warnings, source.Warnings)
+		}
+		backup.Facts.SELinux, backup.Facts.Firewall = nil, nil
+		if reply := mustRun(t, m.backup, plan.Plan, plan.Backup, plan.Request{Pair: p}); len(reply.Warnings) > 0 || reply.Changed {
+			t.Errorf("%+v", reply)
+		}
+	})
+}

@@ -26,9 +26,14 @@ func (s *session) backup(ctx context.Context) error {
 	} else {
 		q.Port = p.Backup.Port
 	}
+	// An apply with a fingerprint comes after the source host has logged in.
+	if s.cmd.Verb == plan.Plan || s.cmd.Verb == plan.Apply && s.req.Fingerprint == "" {
+		q.SELinux, q.Firewall = p.Backup.Path, &host.FirewallQuery{Port: p.Backup.Port, From: p.Source.Address}
+	}
 	if err := s.inspect(ctx, q); err != nil {
 		return err
 	}
+	s.reply.Warnings = plan.BackupWarnings(p, s.facts)
 	s.facts.Tenants, s.facts.Exports = s.tenants(), s.exports()
 	if err := s.foreignListener(ctx); err != nil {
 		return err

@@ -201,6 +201,12 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 	if d := found.SSHD; d != nil {
 		f.SSHD = &plan.SSHD{Path: d.Path, Settings: d.Settings, HostKeys: d.HostKeys, Home: d.Home, Shell: d.Shell}
 	}
+	if g := found.SELinux; g != nil {
+		f.SELinux = &plan.SELinux{Booleans: g.Booleans, Type: g.Type}
+	}
+	if g := found.Firewall; g != nil {
+		f.Firewall = &plan.Firewall{Name: g.Name, Where: g.Where, Zone: g.Zone}
+	}
 	s.facts = f
 	return nil
 }

@@ -137,17 +137,19 @@ func (e *LoginError) Error() string { return e.Reply }
 
 // Query says what [System.Inspect] is to look at. Zero fields are not looked at.
 type Query struct {
-	Self    bool     // Facts.Digest and Untrusted
-	Rsync   bool     // Facts.Rsync, by running it
-	Users   []string // Facts.UIDs
-	Groups  []string // Facts.GIDs
-	Names   []string // host names or addresses; Facts.Addresses
-	Port    int      // Facts.Listener
-	Dirs    []string // Facts.Dirs
-	CountIn string   // a directory tree; Facts.Count
-	Sysctls []string // Facts.Sysctls
-	SSH     bool     // Facts.SSH
-	SSHD    *SSHDQuery
+	Self     bool     // Facts.Digest and Untrusted
+	Rsync    bool     // Facts.Rsync, by running it
+	Users    []string // Facts.UIDs
+	Groups   []string // Facts.GIDs
+	Names    []string // host names or addresses; Facts.Addresses
+	Port     int      // Facts.Listener
+	Dirs     []string // Facts.Dirs
+	CountIn  string   // a directory tree; Facts.Count
+	Sysctls  []string // Facts.Sysctls
+	SSH      bool     // Facts.SSH
+	SSHD     *SSHDQuery
+	SELinux  string         // a directory; Facts.SELinux
+	Firewall *FirewallQuery // Facts.Firewall
 	// Fanotify is a directory: can its filesystem be marked, and do its files have handles?
 	Fanotify string
 }
@@ -175,6 +177,27 @@ type Facts struct {
 	Fanotify        bool
 	SSH             string // path of the client; "" = none
 	SSHD            *SSHD
+	SELinux         *SELinux  // nil = it does not enforce
+	Firewall        *Firewall // one that is not seen to let the port in; nil = none
+}
+
+// SELinux is what an enforcing SELinux says about a directory and an rsync daemon.
+type SELinux struct {
+	Booleans map[string]bool // rsync_full_access and rsync_anon_write, as far as the policy has them
+	Type     string          // of the directory's label; "" = not known
+}
+
+// FirewallQuery is the connection that is asked about.
+type FirewallQuery struct {
+	Port int
+	From string // one of Query.Names
+}
+
+// Firewall is a firewall of this host.
+type Firewall struct {
+	Name  string // firewalld, ufw or nftables
+	Where string // the zones of firewalld that are in use; family, table and chain of nftables
+	Zone  string // the one zone of firewalld that is in use; "" = several
 }
 
 // SSHDQuery is whose session, and from where, is asked about.

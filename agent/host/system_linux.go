@@ -143,6 +143,12 @@ func (s *system) Inspect(ctx context.Context, q Query) (Facts, error) {
 		d := findSSHD(ctx, *q.SSHD, f.Addresses[q.SSHD.From])
 		f.SSHD = &d
 	}
+	if q.SELinux != "" {
+		f.SELinux = findSELinux(selinuxfs, q.SELinux)
+	}
+	if q.Firewall != nil && !allLoopback(f.Addresses[q.Firewall.From]) {
+		f.Firewall = findFirewall(ctx, *q.Firewall, f.Addresses[q.Firewall.From])
+	}
 	if q.Fanotify != "" {
 		f.Fanotify = canFanotify(q.Fanotify)
 	}

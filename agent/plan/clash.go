@@ -26,6 +26,8 @@ type Facts struct {
 	SSH       string // where the ssh client is
 	SSHD      *SSHD  // of a backup host with transport ssh
 	Dirs      map[string]Dir
+	SELinux   *SELinux  // nil = does not enforce
+	Firewall  *Firewall // nil = none is seen in the way
 }
 
 // Tenant is a pair that a host has, and the roles that the host plays for it.

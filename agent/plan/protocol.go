@@ -73,6 +73,8 @@ type Reply struct {
 	Versions       map[string]string `json:"versions,omitempty"` // lockstep, rsync, systemd, kernel, os, arch
 	Remaining      int               `json:"remaining"`          // pairs of any role left on this host after destroy
 	Problems       []pair.Problem    `json:"problems,omitempty"`
+	// Warnings are what may come to be in the way, as far as plan and apply on the backup host see it: nothing is held up by them.
+	Warnings []pair.Problem `json:"warnings,omitempty"`
 }
 
 // InSync is the value of a check that found nothing to differ.

@@ -288,6 +288,9 @@ func printReply(std stdio, verb plan.Verb, role plan.Role, req plan.Request, rep
 			fmt.Fprintf(tell, "    %s", line)
 		}
 	}
+	for _, w := range reply.Warnings {
+		fmt.Fprintf(std.err, "lockstep: warning: %s\n", w)
+	}
 	if len(reply.Problems) > 0 {
 		for _, p := range reply.Problems {
 			fmt.Fprintf(std.err, "lockstep: %s\n", p)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +33,6 @@ func (d *doctor) examineBackup(ctx context.Context) {
 	if d.directory() {
 		d.space(d.pair.Backup.Path, "the backup")
 	}
-	d.selinux("/sys/fs/selinux")
 	d.clock()
 	d.tell("path", levelSkip, "login and canary start at the source host", "on "+d.pair.Source.Host+": lockstep doctor "+d.name)
 }
@@ -55,6 +53,9 @@ func (d *doctor) provisioned(ctx context.Context) {
 	well := len(reply.Problems) == 0
 	for _, p := range reply.Problems {
 		d.tell("module", levelFail, p.Path+": "+p.Msg, p.Hint)
+	}
+	for _, w := range reply.Warnings {
+		d.tell(w.Path, levelWarn, w.Msg, w.Hint)
 	}
 	for _, c := range reply.Changes {
 		// The directory, and whether the daemon runs, are looked at below: what helps there is not always an apply.
@@ -143,26 +144,6 @@ func (d *doctor) space(path, whose string) {
 		d.tell("space", levelWarn, saw, do)
 	default:
 		d.tell("space", levelOK, saw, "")
-	}
-}
-
-// selinux looks in selinuxfs, which is not there when SELinux is off. Under the usual policy the daemon runs in the domain
-// rsync_t, which may write to few places unless a boolean lets it.
-func (d *doctor) selinux(dir string) {
-	enforce, err := os.ReadFile(filepath.Join(dir, "enforce"))
-	if err != nil || strings.TrimSpace(string(enforce)) != "1" {
-		return // nothing to tell: off, or only logging
-	}
-	full, err := os.ReadFile(filepath.Join(dir, "booleans/rsync_full_access")) // "1 1": now, and after a commit
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		d.tell("selinux", levelWarn, "SELinux enforces a policy without the boolean rsync_full_access", "if files cannot be written: ausearch -m avc -c rsync")
-	case err != nil:
-		d.failure("selinux", err, "")
-	case strings.HasPrefix(string(full), "1"):
-		d.tell("selinux", levelOK, "SELinux enforces, and rsync_full_access is on", "")
-	default:
-		d.tell("selinux", levelWarn, "SELinux enforces, and rsync_full_access is off: the daemon may write to few places", "setsebool -P rsync_full_access on")
 	}
 }
 

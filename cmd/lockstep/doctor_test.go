@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/host"
 )
 
 // patient is a stand-alone pair with a daemon of its own, and what the doctor is called with.
@@ -248,40 +252,43 @@ func TestDoctorNamesWhatFailsAndWhatToDo(t *testing.T) {
 	}
 }
 
-// SELinux in the way of the daemon is told before the first file fails; selinuxfs is one of our own.
-func TestDoctorLooksAtSELinux(t *testing.T) {
+// guarded is a bare backup host with a firewall and SELinux. What else is asked of it panics.
+type guarded struct {
+	host.Files
+	host.Units
+	host.System
+}
+
+func (guarded) Read(path string) (host.File, error) {
+	return host.File{}, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+}
+func (guarded) List(path string) ([]string, error) {
+	return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+}
+func (guarded) Unit(context.Context, string) (host.Unit, error) { return host.Unit{}, nil }
+func (guarded) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
+	f := host.Facts{Root: true, Systemd: true, Addresses: map[string][]string{"192.0.2.1": {"192.0.2.1"}}}
+	if q.SELinux != "" {
+		f.SELinux = &host.SELinux{Booleans: map[string]bool{"rsync_full_access": false}}
+	}
+	if q.Firewall != nil {
+		f.Firewall = &host.Firewall{Name: "ufw"}
+	}
+	return f, nil
+}
+
+// What plan warns of on the backup host, doctor does too.
+func TestDoctorTellsWhatPlanWarnsOf(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct {
-		name  string
-		files map[string]string
-		level level
-		do    string
-	}{
-		{"off", nil, "", ""},
-		{"permissive", map[string]string{"enforce": "0", "booleans/rsync_full_access": "0 0"}, "", ""},
-		{"enforcing", map[string]string{"enforce": "1", "booleans/rsync_full_access": "0 0"}, levelWarn, "setsebool -P rsync_full_access on"},
-		{"enforcing, and allowed", map[string]string{"enforce": "1", "booleans/rsync_full_access": "1 1"}, levelOK, ""},
-		{"another policy", map[string]string{"enforce": "1"}, levelWarn, "ausearch -m avc -c rsync"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			for name, text := range tt.files {
-				if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				write(t, filepath.Join(dir, name), text, 0o644)
-			}
-			d := &doctor{json: true}
-			d.selinux(dir)
-			var found finding
-			if len(d.findings) > 0 {
-				found = d.findings[0]
-			}
-			if found.Level != tt.level || !strings.Contains(found.Do, tt.do) || d.failed {
-				t.Errorf("%+v", d.findings)
-			}
-		})
+	file := filepath.Join(t.TempDir(), "data.yaml")
+	write(t, file, "name: data\nsource: {host: 192.0.2.1, path: /srv/data}\nbackup: {host: 192.0.2.2, path: /backup/data}\n", 0o644)
+	d := &doctor{json: true, machine: &host.Machine{Files: guarded{}, Units: guarded{}, System: guarded{}}}
+	d.files.definition = file
+	d.provisioned(t.Context())
+	for check, do := range map[string]string{"selinux": "setsebool -P rsync_full_access on", "firewall": "ufw allow from 192.0.2.1 to any port 873 proto tcp"} {
+		if !slices.ContainsFunc(d.findings, func(f finding) bool { return f.Check == check && f.Level == levelWarn && f.Do == do }) {
+			t.Errorf("no warning of %s that says %q: %+v", check, do, d.findings)
+		}
 	}
 }
 

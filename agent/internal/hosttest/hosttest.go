@@ -483,6 +483,12 @@ func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 	if q.SSHD == nil {
 		f.SSHD = nil
 	}
+	if q.SELinux == "" {
+		f.SELinux = nil
+	}
+	if q.Firewall == nil {
+		f.Firewall = nil
+	}
 	return f, nil
 }
 

@@ -61,6 +61,11 @@ func fakeLockstep(version string, args []string) int {
 			}
 		} else {
 			f.do(verb, role, req, &reply)
+			if text := f.read(fmt.Sprintf("warnings-%s-%s", verb, role)); text != "" {
+				if err := json.Unmarshal([]byte(text), &reply.Warnings); err != nil {
+					panic(err)
+				}
+			}
 		}
 	}
 	_ = json.NewEncoder(os.Stdout).Encode(reply)

@@ -255,6 +255,7 @@ attributes:
     details:
       - Each host says what it would change. A password that is not made yet is not shown.
       - A host without lockstep can not say it. In check mode, where an installation is only simulated, the task is then changed, with a warning.
+      - When something would be changed, a firewall or SELinux that is seen in the way on the backup host is a warning, with the command that opens the way.
   diff_mode:
     support: full
     details:

@@ -135,6 +135,10 @@ class Provision:
             self.changed[side] = True
             self.warnings.append(
                 '%s host %s has no lockstep yet, so what would be changed there is not known' % (side, self.hosts[side]))
+        if any(self.changed.values()):  # a pair that is there and stays as it is was told before
+            for side, reply in self.replies.items():
+                for w in reply.get('warnings') or []:
+                    self.warnings.append('%s host %s: %s' % (side, self.hosts[side], _reply.problem_text(w)))
         return not unknown
 
     def _refused(self, failed):

@@ -130,6 +130,16 @@ def test_a_host_without_lockstep_is_a_change_in_check_mode_and_a_failure_otherwi
         _provision.Provision(PAIR, Hosts(backup_plan=missing)).present()
 
 
+def test_what_a_host_warns_of_is_a_warning_when_something_changes():
+    warnings = [dict(field='firewall', message='ufw is active', hint='ufw allow')]
+    run = _provision.Provision(PAIR, Hosts(backup_plan=dict(CHANGE, warnings=warnings)), check_mode=True)
+    run.present()
+    assert run.result()['warnings'] == ['backup host vault: firewall: ufw is active\n  hint: ufw allow']
+    run = _provision.Provision(PAIR, Hosts(backup_plan=dict(warnings=warnings)))
+    run.present()
+    assert 'warnings' not in run.result()
+
+
 def test_check_mode_does_not_hide_a_problem_of_the_other_host():
     hosts = Hosts(source_plan=dict(msg='no such directory'), backup_plan=dict(msg='not installed', missing=True))
     with pytest.raises(_provision.Refused) as refused:
