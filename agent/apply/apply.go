@@ -125,7 +125,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 	if s.role == plan.Source {
 		if key, err := s.hostKey(); err == nil && key != nil {
-			private, _, err := s.sshKey()
+			private, err := s.sshKey()
 			if err != nil {
 				return err
 			}

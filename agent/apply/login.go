@@ -48,21 +48,21 @@ func publicSSHKey(private []byte) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 }
 
-// sshKey reads the pair's private key. edited is whether it is there and not as lockstep wrote it.
-func (s *session) sshKey() (key []byte, edited bool, err error) {
+// sshKey reads the pair's private key; nil when there is none, or none as lockstep wrote it.
+func (s *session) sshKey() (key []byte, err error) {
 	file := plan.SSHKeyFile(s.req.Pair.Name)
 	f, err := s.m.Files.Read(file)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, host.ErrNotOwned) {
-		return nil, false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	digest, recorded := s.rec.Files[file]
 	if !recorded || digest != s.rec.digest(f.Data) || publicSSHKey(f.Data) == "" {
-		return nil, true, nil
+		return nil, nil
 	}
-	return f.Data, false, nil
+	return f.Data, nil
 }
 
 // hostKeys are what the backup host's sshd must show: as the sealed password brought them, else as they are kept.

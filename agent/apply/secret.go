@@ -186,7 +186,7 @@ func (s *session) prepare(ctx context.Context) error {
 	desired := plan.State{Files: map[string]plan.File{plan.HostKeyFile: secret("secret", data)}}
 	var private []byte
 	if plan.BySSH(p) {
-		if private, _, err = s.sshKey(); err != nil {
+		if private, err = s.sshKey(); err != nil {
 			return err
 		}
 		if private == nil {

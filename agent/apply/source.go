@@ -47,7 +47,7 @@ func (s *session) source(ctx context.Context) error {
 	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.fileWatches()}
 	if plan.BySSH(p) {
 		inputs.HostKeys = s.hostKeys(told)
-		if inputs.SSHKey, _, err = s.sshKey(); err != nil {
+		if inputs.SSHKey, err = s.sshKey(); err != nil {
 			return err
 		}
 	}

@@ -42,7 +42,7 @@ func run(t *testing.T, h Hook) *rig {
 		h.Timeout = patience
 	}
 	root := t.TempDir()
-	r, err := New("data", root, []Hook{h}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	r, err := New("data", root, []Hook{h}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

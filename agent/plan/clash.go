@@ -77,7 +77,7 @@ func rsyncProblems(f Facts, role Role) []pair.Problem {
 	if role == Backup {
 		object = "daemon"
 	}
-	install := installRsync(f.OS, role)
+	install := installRsync(f.OS)
 	switch {
 	case f.Rsync.Path == "":
 		return []pair.Problem{{Path: object, Msg: "rsync is not installed", Hint: install}}
@@ -90,7 +90,7 @@ func rsyncProblems(f Facts, role Role) []pair.Problem {
 	return nil
 }
 
-func installRsync(os string, role Role) string {
+func installRsync(os string) string {
 	for _, id := range strings.Fields(os) {
 		switch id {
 		case "fedora", "rhel", "centos":

@@ -107,7 +107,7 @@ func (m *model) next(limit int) {
 		}
 		known := false
 		for p, times := range m.dirty {
-			if p != e.Path && !(e.Tree && below(p, e.Path)) {
+			if p != e.Path && (!e.Tree || !below(p, e.Path)) {
 				continue
 			}
 			known = true

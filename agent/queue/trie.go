@@ -176,13 +176,7 @@ func (q *Queue) entry(n *node) Entry {
 // add makes a path dirty, or the tree that it lies in. first is when it became dirty, due when nothing more happens.
 func (q *Queue) add(t int64, path string, m mark, first, due int64) {
 	n := q.root
-	for {
-		if n.dirty && n.tree {
-			break // stands for everything below
-		}
-		if path == "" {
-			break
-		}
+	for path != "" && (!n.dirty || !n.tree) { // a dirty tree stands for everything below
 		name, rest, _ := strings.Cut(path, "/")
 		kid := n.kids.get(name)
 		if kid == nil {

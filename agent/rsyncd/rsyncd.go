@@ -10,6 +10,7 @@ package rsyncd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -144,8 +145,11 @@ func Render(f *File) ([]byte, error) {
 	}
 	// ini.v1 knows no such lines.
 	for _, inc := range f.Includes {
-		if err := CheckValue(inc.Path); err != nil || inc.Path == "" {
-			return nil, fmt.Errorf("included path %q: %v", inc.Path, err)
+		if inc.Path == "" {
+			return nil, errors.New("an included path is empty")
+		}
+		if err := CheckValue(inc.Path); err != nil {
+			return nil, fmt.Errorf("included path %q: %w", inc.Path, err)
 		}
 		word := "&include "
 		if inc.Merge {

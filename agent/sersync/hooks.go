@@ -189,7 +189,7 @@ func httpURL(text, port string) string {
 	if i := strings.IndexAny(rest, "/?"); i >= 0 {
 		host, tail = rest[:i], rest[i:]
 	}
-	if port != "" && !strings.Contains(host, ":") && !(port == "80" && scheme == "http") {
+	if port != "" && !strings.Contains(host, ":") && (port != "80" || scheme != "http") {
 		host += ":" + port
 	}
 	return scheme + "://" + host + tail

@@ -132,7 +132,7 @@ func (f *pairFlags) client(name string) (*client, error) {
 	case name != "":
 		return newClient(name, filepath.Join(runRoot, name)), nil
 	}
-	switch all := agents(runRoot); len(all) {
+	switch all := agents(); len(all) {
 	case 0:
 		return nil, &statusError{exitNoAgent, fmt.Errorf("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
 	case 1:
@@ -142,9 +142,9 @@ func (f *pairFlags) client(name string) (*client, error) {
 	}
 }
 
-// agents returns a client for every agent that has a socket below dir.
-func agents(dir string) []*client {
-	sockets, err := filepath.Glob(filepath.Join(dir, "*", replicate.SocketName))
+// agents returns a client for every agent of this host that has a socket.
+func agents() []*client {
+	sockets, err := filepath.Glob(filepath.Join(runRoot, "*", replicate.SocketName))
 	if err != nil {
 		return nil // only for a malformed pattern
 	}

@@ -318,10 +318,10 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 		fmt.Fprintf(b, "\n  Only the time differs, which lockstep sets, of %s\n", count(times, "directory"))
 	}
 	b.WriteString("\n")
-	switch {
-	case s.Verdict == verdictUnknown:
+	switch s.Verdict {
+	case verdictUnknown:
 		fmt.Fprintf(b, "Verdict: unknown. It was not compared for as long as %s, or the last comparison failed.\n\n", settle)
-	case s.Verdict == verdictSame:
+	case verdictSame:
 		fmt.Fprintf(b, "Verdict: the same. lockstep would send nothing and delete nothing that sersync has not.\n\n")
 	default:
 		fmt.Fprintf(b, "Verdict: different. When lockstep takes over, it sends %s and deletes %d on the backup.\n\n", count(send, "path"), gone)

@@ -27,11 +27,11 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	if *plugin && name == "" && f.runtimeDir == "" {
-		return nagios(ctx, std, agents(runRoot), *maxLag)
+		return nagios(ctx, std, agents(), *maxLag)
 	}
 	if name == "" && f.runtimeDir == "" {
 		if *live {
-			return watchStatus(ctx, std, func() []*client { return agents(runRoot) })
+			return watchStatus(ctx, std, func() []*client { return agents() })
 		}
 		return statusOfAll(ctx, std, *asJSON)
 	}
@@ -87,7 +87,7 @@ func severity(status int) int {
 
 // statusOfAll prints a line for every agent on this host.
 func statusOfAll(ctx context.Context, std stdio, asJSON bool) error {
-	all := agents(runRoot)
+	all := agents()
 	if len(all) == 0 {
 		return &statusError{exitNoAgent, errors.New("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
 	}
