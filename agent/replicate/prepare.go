@@ -165,6 +165,7 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 			p.light = map[string]bool{}
 		}
 		p.light[e.Path] = true
+		p.dirs.noteLight(e.Path, st, e.First)
 	}
 	return fate{}, st
 }
@@ -253,6 +254,17 @@ func (d dirTimes) note(r root, path string, first time.Time) {
 		st, err := r.Lstat(dir)
 		if err != nil {
 			continue
+		}
+		d[dir] = dirTime{st.ChangeTime, first}
+	}
+}
+
+// noteLight notes a directory that is sent itself, without what is in it: what is sent meanwhile of that by another run gives
+// it a later time stamp.
+func (d dirTimes) noteLight(dir string, st transfer.Entry, first time.Time) {
+	if old, seen := d[dir]; !seen || old.first.After(first) {
+		if seen {
+			st.ChangeTime = old.changed
 		}
 		d[dir] = dirTime{st.ChangeTime, first}
 	}
