@@ -148,6 +148,7 @@ func (l *loop) startInspection(now time.Time) bool {
 		return false
 	}
 	if l.door.dropped > 0 {
+		l.full.valid = false
 		l.requestFull(now, "more deletions than are kept one by one")
 	}
 	dels := l.door.take()

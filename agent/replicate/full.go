@@ -192,8 +192,9 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 	for _, p := range c.extra {
 		l.door.add(now, deletion{path: p, first: first})
 	}
-	if c.more {
-		l.door.dropped += max(0, c.entries-len(c.extra))
+	if c.more && l.door.held == nil { // else they are found when those that are held have passed
+		l.door.dropped = max(l.door.dropped, c.entries-len(c.extra))
+		l.full.valid = false
 		l.requestFull(now, "more deletions than are kept one by one")
 	}
 }

@@ -363,6 +363,7 @@ func (l *loop) watcherEnded(now time.Time, err error) {
 	}
 	l.watch.failures++
 	l.watch.failed, l.watch.ready = err, false
+	l.full.valid = false
 	l.watch.retry = now.Add(backoff(l.watch.failures, time.Second, 30*time.Second))
 	l.requestFull(now, "the watcher was started again")
 }

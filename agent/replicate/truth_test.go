@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
 func TestDirectoryThatIsSentItselfIsSettled(t *testing.T) {
@@ -44,4 +47,112 @@ func TestDirectoryThatIsSentItselfIsSettled(t *testing.T) {
 			t.Errorf("%q is not among %v", path, moved)
 		}
 	}
+}
+
+func TestNotInStepAfterTheWatcherFailed(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "0"})
+		r.start()
+		r.after(time.Second)
+		r.wantState(InStep)
+		r.e.set(func() { r.e.takes = 10 * time.Second })
+		r.w.end <- errors.New("inotify: too many open files")
+		r.after(100 * time.Millisecond)
+		r.wantState(Failing)
+		r.e.set(func() { r.e.src.put("a", node{data: "1"}) }) // nobody tells
+		r.after(5 * time.Second)
+		if r.backup("a") == "1" {
+			t.Fatal("the comparison is over already")
+		}
+		r.wantState(Behind)
+		r.after(time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestNotInStepWithDeletionsThatWereDropped(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		for _, p := range []string{"a", "b", "keep"} {
+			r.e.src.put(p, node{data: "1"})
+		}
+		r.start()
+		r.after(time.Second)
+		r.wantState(InStep)
+		r.rm("a")
+		r.rm("b")
+		r.after(50 * time.Millisecond) // both are at the door
+		if err := r.l.call(t.Context(), func(time.Time) {
+			delete(r.l.door.pending, "b") // as if there was no room for it
+			r.l.door.dropped++
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "list" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		r.after(500 * time.Millisecond)
+		if r.onBackup("a") || !r.onBackup("b") {
+			t.Fatal("the comparison is over already, or the deletion is not")
+		}
+		r.wantState(Behind)
+		r.after(time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestNotInStepAfterAnApprovalOfMoreThanIsKept(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
+		for i := range 9 {
+			r.e.src.put(fmt.Sprint(i), node{data: "1"})
+		}
+		r.start()
+		r.after(time.Second)
+		for i := range 5 {
+			r.rm(fmt.Sprint(i))
+		}
+		r.after(time.Second)
+		r.wantState(Held)
+		if err := r.l.call(t.Context(), func(time.Time) {
+			delete(r.l.door.held.items, "0") // as if there was no room for it
+			r.l.door.held.over++
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.l.approve(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
+	})
+}
+
+func TestTooManyHeldDeletionsAreLookedForOnce(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
+		for i := range 9 {
+			r.e.src.put(fmt.Sprint(i), node{data: "1"})
+		}
+		r.start()
+		r.after(time.Second)
+		for i := range 5 {
+			r.rm(fmt.Sprint(i))
+		}
+		r.after(time.Second)
+		count := r.wantState(Held).Held.Count
+		lists := r.e.count("list")
+		if err := r.l.call(t.Context(), func(now time.Time) {
+			r.l.extraneous(now, now, comparison{extra: []string{"0", "1"}, entries: 5, more: true})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		if s := r.wantState(Held); s.Held.Count != count || r.e.count("list") != lists {
+			t.Errorf("%d are held and were %d, %d comparisons", s.Held.Count, count, r.e.count("list")-lists)
+		}
+	})
 }
