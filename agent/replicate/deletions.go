@@ -188,6 +188,9 @@ func (l *loop) inspected(now time.Time, in inspection) {
 			l.settleParent(now, f.deletion)
 		}
 	}
+	if !l.door.enabled {
+		in.gone = nil // they were switched off meanwhile
+	}
 	held := l.door.held
 	l.passed = append(l.passed, l.door.judge(now, in.verdict)...)
 	for _, d := range in.back {

@@ -92,6 +92,10 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 	l.q.SetDelays(time.Duration(p.Watch.Delay), time.Duration(p.Watch.MaxDelay))
 	l.door.enabled, l.door.maxFiles, l.door.maxPercent = p.Delete.Enabled, p.Delete.MaxFiles, p.Delete.MaxPercent
 	l.door.maxDelay = time.Duration(p.Watch.MaxDelay)
+	if !p.Delete.Enabled {
+		// What is pending is looked at, and dropped then. The full batch finds whatever else there is to do about it.
+		l.door.held, l.door.dropped, l.passed = nil, 0, nil
+	}
 	l.ledger.initial, l.ledger.limit = time.Duration(p.Retry.Initial), time.Duration(p.Retry.Max)
 	if !reflect.DeepEqual(was.Full.Every, p.Full.Every) {
 		l.full.schedule, l.full.next = schedule, time.Time{}
@@ -103,7 +107,7 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 		l.watch.w.SetExclude(exclude)
 	}
 	if !slices.Equal(was.Exclude, p.Exclude) || !slices.Equal(was.Filter, p.Filter) || was.Delete.Enabled != p.Delete.Enabled ||
-		!slices.Equal(was.Full.Exclude, p.Full.Exclude) || !slices.Equal(was.Transfer.Options, p.Transfer.Options) {
+		!slices.Equal(was.Full.Exclude, p.Full.Exclude) || !slices.Equal(was.Watch.Events, p.Watch.Events) || !slices.Equal(was.Transfer.Options, p.Transfer.Options) {
 		l.full.valid = false
 		l.requestFull(now, "the definition was changed")
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
 func TestDirectoryThatIsSentItselfIsSettled(t *testing.T) {
@@ -154,5 +155,86 @@ func TestTooManyHeldDeletionsAreLookedForOnce(t *testing.T) {
 		if s := r.wantState(Held); s.Held.Count != count || r.e.count("list") != lists {
 			t.Errorf("%d are held and were %d, %d comparisons", s.Held.Count, count, r.e.count("list")-lists)
 		}
+	})
+}
+
+// reload takes over a changed definition.
+func (r *rig) reload(change func(*pair.Pair)) {
+	r.t.Helper()
+	err := r.l.call(r.t.Context(), func(now time.Time) {
+		p := r.l.pair
+		change(&p)
+		if err := r.l.apply(now, p, ""); err != nil {
+			r.t.Error(err)
+		}
+		r.l.eng = r.e
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestNothingIsDeletedAfterDeletionsWereSwitchedOff(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"pending": 50 * time.Millisecond, "looked at": 125 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				r.e.src.put("keep", node{data: "1"})
+				r.e.src.put("a", node{data: "1"})
+				r.start()
+				r.after(time.Second)
+				r.wantEqual()
+				r.rm("a")
+				r.after(wait)
+				r.reload(func(p *pair.Pair) { p.Delete.Enabled = false })
+				r.after(time.Minute)
+				if !r.onBackup("a") {
+					t.Error("deleted on the backup")
+				}
+				r.wantState(InStep)
+			})
+		})
+	}
+}
+
+func TestHeldDeletionsLapseWhenDeletionsAreSwitchedOff(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
+		for i := range 9 {
+			r.e.src.put(fmt.Sprint(i), node{data: "1"})
+		}
+		r.start()
+		r.after(time.Second)
+		for i := range 5 {
+			r.rm(fmt.Sprint(i))
+		}
+		r.after(time.Second)
+		r.wantState(Held)
+		r.reload(func(p *pair.Pair) { p.Delete.Enabled = false })
+		r.after(time.Second)
+		r.wantState(InStep)
+		if a, err := r.l.approve(t.Context()); err != nil || a.Paths != 0 {
+			t.Errorf("approved %+v, %v", a, err)
+		}
+		r.after(time.Minute)
+		if !r.onBackup("0") {
+			t.Error("deleted on the backup")
+		}
+	})
+}
+
+func TestNotInStepAfterEventsWereSwitchedOn(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Watch.Events = []string{"create", "delete", "move"} }, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "0"})
+		r.start()
+		r.after(time.Second)
+		r.e.set(func() { r.e.src.put("a", node{data: "1"}) })
+		r.events(watch.Event{Path: "a", Op: watch.Modify})
+		r.after(time.Minute)
+		if r.backup("a") != "0" {
+			t.Fatal("it was sent")
+		}
+		r.reload(func(p *pair.Pair) { p.Watch.Events = pair.Defaults().Watch.Events })
+		r.after(time.Minute)
+		r.wantState(InStep)
+		r.wantEqual()
 	})
 }
