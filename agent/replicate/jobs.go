@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/queue"
@@ -248,9 +249,18 @@ func (l *loop) startSend(now time.Time, w *work) {
 func (l *loop) distrusts(entries []queue.Entry) bool {
 	if len(l.distrust) > 0 {
 		for _, e := range entries {
-			if _, ok := l.distrust[e.Path]; ok {
+			if _, ok := l.distrust[e.Path]; ok || e.Tree && l.distrustsBelow(e.Path) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+func (l *loop) distrustsBelow(dir string) bool {
+	for path := range l.distrust {
+		if isBelow(path, dir) {
+			return true
 		}
 	}
 	return false
@@ -606,6 +616,9 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 			l.ledger.clear(e.Path, e.Tree, failed)
 		}
 		delete(l.distrust, e.Path)
+		if e.Tree {
+			maps.DeleteFunc(l.distrust, func(path string, _ struct{}) bool { return isBelow(path, e.Path) && !failedAbove(failed, path) })
+		}
 		if e.Created {
 			l.door.created(1)
 		}
