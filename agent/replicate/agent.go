@@ -125,6 +125,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	l.versions = Versions{Lockstep: a.opts.Version, Rsync: version}
 	l.paused = a.opts.Pair.Paused || exists(filepath.Join(a.opts.StateDir, pausedFile))
 	l.cookies = cookies
+	if l.mounts, err = readMounts(a.opts.StateDir); err != nil {
+		return err
+	}
 
 	listeners, err := a.listen()
 	if err != nil {

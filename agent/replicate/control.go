@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
@@ -194,6 +195,9 @@ func (l *loop) approveHeld(now time.Time) Approval {
 		a.Deletions += f.count
 		l.passed = append(l.passed, f)
 	}
+	l.setMounts(nil, func(dir string) bool { // what is mounted now is found again
+		return slices.ContainsFunc(fs, func(f finding) bool { return isBelow(f.path, dir) || isBelow(dir, f.path) })
+	})
 	if len(fs) > 0 {
 		l.log.Warn("held deletions were approved", "entries", a.Deletions, "paths", len(fs))
 		l.note(now, fmt.Sprintf("%s approved", plural(a.Deletions, "held deletion")))

@@ -19,11 +19,13 @@ import (
 // inspection is what a look at both sides tells about pending deletions.
 type inspection struct {
 	verdict
-	err     error           // the source directory cannot be looked at, or is another one
-	res     transfer.Result // of listing the backup
-	back    []deletion      // on disk again
-	covered []deletion      // paths that are no directories: what was below them goes with them
-	unknown []unreadable    // it cannot be told whether they are there
+	err       error           // the source directory cannot be looked at, or is another one
+	res       transfer.Result // of listing the backup
+	back      []deletion      // on disk again
+	covered   []deletion      // paths that are no directories: what was below them goes with them
+	unmounted []finding       // gone with a filesystem below the source that is not mounted
+	mount     string          // where one of those belongs
+	unknown   []unreadable    // it cannot be told whether they are there
 }
 
 type unreadable struct {
@@ -153,7 +155,7 @@ func (l *loop) startInspection(now time.Time) bool {
 	}
 	dels := l.door.take()
 	j := &job{kind: "deletions", what: plural(len(dels), "path"), paths: len(dels), can: true}
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	eng, path, want, known := l.eng, l.pair.Source.Path, l.source.want, l.mounts
 	l.start(now, j, func(ctx context.Context) {
 		var in inspection
 		r, err := openSource(eng, path, want)
@@ -161,6 +163,7 @@ func (l *loop) startInspection(now time.Time) bool {
 			in.err = err
 		} else {
 			in = inspect(ctx, eng, r, dels)
+			in.takeUnmounted(r, known)
 			r.Close()
 		}
 		l.post(func(now time.Time) { l.inspected(now, in) })
@@ -189,10 +192,14 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		}
 	}
 	if !l.door.enabled {
-		in.gone = nil // they were switched off meanwhile
+		in.gone, in.unmounted = nil, nil // they were switched off meanwhile
 	}
 	held := l.door.held
 	l.passed = append(l.passed, l.door.judge(now, in.verdict)...)
+	if un := l.door.held.absorb(in.unmounted); len(un) > 0 {
+		l.door.hold(now, un, 0, fmt.Sprintf("the filesystem at %s below the source is not mounted", in.mount))
+		l.door.held.mount = in.mount
+	}
 	for _, d := range in.back {
 		l.door.forget(d.path)
 		l.q.Mark(now, d.first, d.path, true)
@@ -237,6 +244,7 @@ func (l *loop) startHeldCheck(now time.Time) bool {
 		return false
 	}
 	l.heldCheck = now.Add(heldEvery)
+	mount := h.mount
 	held := make([]finding, 0, len(h.items))
 	for _, f := range h.items {
 		held = append(held, f)
@@ -258,12 +266,13 @@ func (l *loop) startHeldCheck(now time.Time) bool {
 				back = append(back, f)
 			}
 		}
-		l.post(func(now time.Time) { l.heldChecked(now, empty, back) })
+		mounted := mount != "" && apart(r, mount)
+		l.post(func(now time.Time) { l.heldChecked(now, empty, mounted, back) })
 	})
 	return true
 }
 
-func (l *loop) heldChecked(now time.Time, empty bool, back []finding) {
+func (l *loop) heldChecked(now time.Time, empty, mounted bool, back []finding) {
 	for _, f := range back {
 		if l.door.lapse(f.path) {
 			l.q.Mark(now, f.first, f.path, true)
@@ -271,6 +280,10 @@ func (l *loop) heldChecked(now time.Time, empty bool, back []finding) {
 	}
 	if h := l.door.held; h != nil && h.empty && !empty {
 		l.log.Info("the source directory is not empty any more: its deletions are judged again", "entries", h.count)
+		l.door.again(now)
+	}
+	if h := l.door.held; h != nil && h.mount != "" && mounted {
+		l.log.Info("what was not mounted below the source is mounted again: its deletions are judged again", "path", h.mount, "entries", h.count)
 		l.door.again(now)
 	}
 }

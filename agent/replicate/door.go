@@ -84,9 +84,10 @@ type heldDeletions struct {
 	reason string
 	since  time.Time
 	items  map[string]finding
-	count  int  // entries that would go on the backup
-	over   int  // of count: those that are not in items, because they are too many
-	empty  bool // because the source directory was empty
+	count  int    // entries that would go on the backup
+	over   int    // of count: those that are not in items, because they are too many
+	empty  bool   // because the source directory was empty
+	mount  string // because this directory below it had lost what is mounted there; "" if not
 }
 
 func newDoor(enabled bool, maxFiles, maxPercent int, maxDelay time.Duration) *door {

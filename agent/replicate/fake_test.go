@@ -26,6 +26,7 @@ type node struct {
 	dir  bool
 	data string
 	size int64
+	dev  uint64
 }
 
 // tree is a directory tree by path; the root itself is not in it.
@@ -158,7 +159,7 @@ func (e *fakeEngine) lstat(p string) (transfer.Entry, error) {
 		return transfer.Entry{}, fs.ErrNotExist
 	}
 	if n.dir {
-		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2}, nil
+		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2, Dev: n.dev}, nil
 	}
 	return transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1}, nil
 }
@@ -468,6 +469,7 @@ type rig struct {
 	mu       sync.Mutex
 	watchers int   // made so far
 	watchErr error // for the next one
+	mounts   []string
 	cancel   context.CancelFunc
 	ended    chan error
 }
@@ -499,7 +501,7 @@ func newRig(t *testing.T, change func(*pair.Pair)) *rig {
 		if r.watchErr != nil {
 			return nil, r.watchErr
 		}
-		r.w = &fakeWatcher{reports: make(chan watch.Report), ready: make(chan struct{}), end: make(chan error), info: watch.Info{Backend: "fake"}}
+		r.w = &fakeWatcher{reports: make(chan watch.Report), ready: make(chan struct{}), end: make(chan error), info: watch.Info{Backend: "fake", Mounts: r.mounts}}
 		close(r.w.ready)
 		return r.w, nil
 	}

@@ -93,6 +93,7 @@ func (l *loop) startFull(now time.Time) bool {
 	l.heldCheck = now // what is back lapses before the comparison ends
 	f.started++
 	l.log.Info("full batch", "reason", f.cause)
+	l.lookAtMounts(now)
 	l.startList(now)
 	return true
 }

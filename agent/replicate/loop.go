@@ -72,6 +72,7 @@ type loop struct {
 	links     links
 	leftovers leftovers
 	walked    walked
+	mounts    mounts // below the source, seen once
 	open      map[string]openFile
 	distrust  map[string]struct{} // paths that must be sent by their contents
 	paused    bool
@@ -381,6 +382,10 @@ func (l *loop) report(now time.Time, r watch.Report) {
 		if c := events[i].Cookie; c != "" {
 			l.cookieSeen(now, c)
 		}
+	}
+	if slices.ContainsFunc(events, func(e watch.Event) bool { return e.Op&watch.Rescan != 0 && e.Tree }) {
+		l.lookAtMounts(now) // a new one is told so
+		l.heldCheck = now
 	}
 	if r.Fault != nil {
 		l.watchFault(now, r.Fault)

@@ -94,12 +94,13 @@ type Options struct {
 
 // Info tells how a Watcher watches.
 type Info struct {
-	Backend     string // fanotify or inotify; empty while the root has never been there
-	Reason      string // why not fanotify, when Backend was auto
-	Blind       string // what this watch cannot see, in words: changes made by other hosts on a network filesystem
-	Directories int    // watched directories (inotify), 0 with fanotify
-	Unwatched   int    // directories that are rescanned at intervals, as far as they have been counted
-	Unreadable  int    // directories that this user may not read, so neither watched nor rescanned
+	Backend     string   // fanotify or inotify; empty while the root has never been there
+	Reason      string   // why not fanotify, when Backend was auto
+	Blind       string   // what this watch cannot see, in words: changes made by other hosts on a network filesystem
+	Mounts      []string // directories below the root on which something else is mounted, relative
+	Directories int      // watched directories (inotify), 0 with fanotify
+	Unwatched   int      // directories that are rescanned at intervals, as far as they have been counted
+	Unreadable  int      // directories that this user may not read, so neither watched nor rescanned
 }
 
 // Watcher watches one directory tree.

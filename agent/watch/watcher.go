@@ -259,14 +259,18 @@ func (w *watcher) findBlindness() {
 	if s := blindness(w.root.path); s != "" {
 		all = append(all, s)
 	}
+	var mounts []string
 	if w.mounts != nil {
 		for path := range w.mounts.below {
+			if rel, ok := w.rel(path); ok {
+				mounts = append(mounts, rel)
+			}
 			if s := blindness(path); s != "" {
 				all = append(all, s)
 			}
 		}
 	}
-	w.setInfo(func(i *Info) { i.Blind = strings.Join(all, "; ") })
+	w.setInfo(func(i *Info) { i.Blind, i.Mounts = strings.Join(all, "; "), mounts })
 }
 
 // checkRoot returns ErrRootLost if the root's path leads to another directory than the watched one.
