@@ -745,6 +745,9 @@ func (l *loop) account(now time.Time, res transfer.Result) {
 
 // learn takes from any result whether the backup can be reached.
 func (l *loop) learn(now time.Time, res transfer.Result) {
+	if res.Hidden {
+		l.leftovers.lookLater(now, time.Duration(l.pair.Transfer.Timeout))
+	}
 	l.counters.Transfers[className(res.Class)]++
 	switch res.Class {
 	case transfer.Done:

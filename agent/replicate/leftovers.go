@@ -34,6 +34,13 @@ func (l *loop) cutOff(now time.Time) {
 	l.full.valid = false
 }
 
+// lookLater asks for a second look, and leaves alone one that is asked for already.
+func (o *leftovers) lookLater(now time.Time, timeout time.Duration) {
+	if o.late.IsZero() {
+		o.late = now.Add(timeout + lateCleanUp)
+	}
+}
+
 // looked notes that a comparison begins.
 func (o *leftovers) looked(now time.Time) {
 	if o.wanted && !now.Before(o.at) {

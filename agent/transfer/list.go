@@ -35,7 +35,7 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 	if opts.Delete {
 		mode = append(slices.Clone(mode), "--delete")
 	}
-	f := leftovers{root: root, overlapped: r.writers.watch()}
+	f := leftovers{root: root, mayOwn: r.writers.watch()}
 	res := r.exec(ctx, runList, root, paths, fileList(paths), r.args(run{mode: mode, full: true}), func(line string) error {
 		it, ok := parseItem(line)
 		if !ok || it.Extraneous && f.inUse(it) {
@@ -45,6 +45,7 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 	})
 	res = merge(early, res)
 	res.Incomplete = res.Incomplete || readFailures(res)
+	res.Hidden = f.hidden
 	res.Elapsed = time.Since(began)
 	return res
 }
@@ -55,9 +56,10 @@ func readFailures(res Result) bool {
 
 // leftovers knows what rsync itself leaves on the backup for a while.
 type leftovers struct {
-	root       *Root
-	overlapped func() bool
-	partials   map[string]bool // directories with parts that are still of use
+	root     *Root
+	mayOwn   func(path string) bool
+	partials map[string]bool // directories with parts that are still of use
+	hidden   bool            // temporary files were passed over
 }
 
 // inUse reports whether an extraneous item is not the user's and will go, or be used, by itself.
@@ -76,13 +78,17 @@ func (l *leftovers) inUse(it Item) bool {
 		}
 		return true
 	}
-	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir && l.overlapped() {
+	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir {
 		// Of a name that is too long with the additions, rsync takes the beginning.
-		if len(name) > 240 {
+		if len(name) <= 240 {
+			if e, err := l.root.Lstat(join(dir, m[1])); err != nil || !e.Mode.IsRegular() {
+				return false
+			}
+		}
+		if l.mayOwn(it.Path) {
+			l.hidden = true
 			return true
 		}
-		e, err := l.root.Lstat(join(dir, m[1]))
-		return err == nil && e.Mode.IsRegular()
 	}
 	return false
 }

@@ -265,3 +265,32 @@ func TestListLeavesOutWhatRunningTransfersWrite(t *testing.T) {
 		t.Error("not cancelled")
 	}
 }
+
+// A temporary file is passed over while a run that may have made it goes on, and told once all of those have ended.
+func TestTemporaryFilesThatNobodyOwnsAreTold(t *testing.T) {
+	t.Parallel()
+	var w writers
+	if w.watch()("a") {
+		t.Error("nobody writes, and it is passed over")
+	}
+	endFirst := w.begin()
+	if list := w.watch(); !list("a") {
+		t.Error("told while it may be written")
+	}
+	endSecond := w.begin()
+	if list := w.watch(); !list("a") {
+		t.Error("told although the first run goes on")
+	}
+	endFirst()
+	if list := w.watch(); list("a") || !list("b") {
+		t.Error("a is nobody's any more, and b may be the second run's")
+	}
+	list := w.watch()
+	endSecond()
+	if !list("b") {
+		t.Error("told although its run has ended only after the listing began")
+	}
+	if w.watch()("b") {
+		t.Error("b is nobody's any more")
+	}
+}

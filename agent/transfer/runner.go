@@ -175,33 +175,59 @@ func (r *Runner) Children() []int {
 	return slices.Collect(maps.Keys(r.children.pids))
 }
 
-// writers knows which runs overlap in time with one that may create temporary files on the backup.
+// maxHidden bounds the names that writers remembers; past it they are all forgotten, and are hidden once more.
+const maxHidden = 10_000
+
+// writers knows which runs that may create temporary files on the backup overlap in time with a listing of it.
 type writers struct {
 	mu      sync.Mutex
-	running int
-	begun   int
+	begun   int              // the number of the newest
+	running map[int]struct{} // by number
+	hidden  map[string]int   // temporary files that were seen, with the newest writer of that time
 }
 
 func (w *writers) begin() (end func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.running++
+	if w.running == nil {
+		w.running = map[int]struct{}{}
+	}
 	w.begun++
+	number := w.begun
+	w.running[number] = struct{}{}
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.running--
+		delete(w.running, number)
 	}
 }
 
-// watch returns a function that reports whether any writer ran since watch was called.
-func (w *writers) watch() (overlapped func() bool) {
+// watch returns a function that reports whether a temporary file may belong to a writer that ran since watch was called.
+// It does not when all writers from the time at which it was first seen have ended.
+func (w *writers) watch() (mayOwn func(path string) bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	running, begun := w.running > 0, w.begun
-	return func() bool {
+	begun, oldest := w.begun, w.begun+1
+	for number := range w.running {
+		oldest = min(oldest, number)
+	}
+	return func(path string) bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return running || w.begun != begun
+		if oldest > begun && w.begun == begun {
+			return false // none ran
+		}
+		if seen, ok := w.hidden[path]; ok {
+			if oldest > seen {
+				delete(w.hidden, path)
+				return false
+			}
+			return true
+		}
+		if w.hidden == nil || len(w.hidden) >= maxHidden {
+			w.hidden = map[string]int{}
+		}
+		w.hidden[path] = w.begun
+		return true
 	}
 }

@@ -115,6 +115,8 @@ type Result struct {
 	// Incomplete is set when the source could not be read in full (List, ListMissing): what was reported
 	// as extraneous may exist in the source after all and must not be deleted.
 	Incomplete bool
+	// Hidden is set when a List has passed over temporary files that may belong to a run that sends. A later one tells.
+	Hidden bool
 	// Cut is set when a run that had reached the module did not come to its end, or gave up a file in the middle: the
 	// backup may hold a part of a file.
 	Cut     bool
