@@ -229,6 +229,26 @@ var mishaps = []mishap{
 		e.state(t, "held")
 		e.mustFollow(t, "lockstep approve data")
 	}},
+	{"*the filesystem at … below the source is not mounted*", func(t *testing.T, w *world, e *entry) {
+		disk := func(text string) { // a mount is noticed some moments after it is made
+			t.Helper()
+			shell(t, w.source, `mkdir -p /data/disk && mount -t tmpfs tmpfs /data/disk && echo `+text+` >/data/disk/file`)
+			eventually(t, 40*time.Second, func() error {
+				_, err := w.backup.Shell(t.Context(), `grep -q `+text+` `+backupDir+`/disk/file`)
+				return err
+			})
+			w.inStep(t, 40*time.Second)
+			run(t, w.source, "umount", "/data/disk")
+		}
+		disk("one")
+		e.state(t, "held")
+		run(t, w.backup, "ls", backupDir+"/disk/file")
+		disk("two")
+		e.state(t, "held")
+		e.mustFollow(t, "lockstep approve data")
+		w.inStep(t, 30*time.Second)
+		run(t, w.source, "rmdir", "/data/disk")
+	}},
 	{"*… could not be sent, among them …* (backup)", func(t *testing.T, w *world, e *entry) {
 		shell(t, w.source, `mkdir -p /data/frozen; echo one >/data/frozen/file`)
 		w.inStep(t, 30*time.Second)
