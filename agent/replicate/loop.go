@@ -333,7 +333,7 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 		case <-w.Ready():
 			debug.FreeOSMemory() // the walk needed twice what the watch needs from now on
 			l.post(func(now time.Time) {
-				if l.watch.w == w {
+				if l.watch.w == w && ctx.Err() == nil {
 					l.watch.ready, l.watch.failures = true, 0
 					l.watch.info = w.Info()
 					l.log.Info("watching", "backend", l.watch.info.Backend, "directories", l.watch.info.Directories, "reason", l.watch.info.Reason)
