@@ -154,6 +154,8 @@ func afterSlash(s []token) [][]token {
 		return [][]token{s[1:]}
 	case len(s) > 0 && s[0].kind == anything:
 		return append([][]token{s}, afterSlash(s[1:])...)
+	case len(s) > 0 && s[0].kind == anyNames: // which may be none
+		return afterSlash(s[1:])
 	}
 	return nil
 }
@@ -166,6 +168,8 @@ func beforeSlash(s []token) [][]token {
 		return [][]token{s[:n-1]}
 	case n > 0 && s[n-1].kind == anything:
 		return append([][]token{s}, beforeSlash(s[:n-1])...)
+	case n > 0 && s[n-1].kind == anyNames:
+		return beforeSlash(s[:n-1])
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -22,8 +23,13 @@ func TestTranslationIsExact(t *testing.T) {
 	if err != nil {
 		t.Skip("no rsync in PATH")
 	}
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := uint64(1) // a landing must not depend on luck; SEED=$RANDOM looks further
+	if text := os.Getenv("SEED"); text != "" {
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("SEED=%d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	trees := []map[string]bool{randomTree(t, r), randomTree(t, r)}
 	roots := make([]string, len(trees))
@@ -35,7 +41,7 @@ func TestTranslationIsExact(t *testing.T) {
 		`(.*)/cache/(.*)`, `cache/(.*)`, `cache/`, `(.*)cache(.*)`, `.*tmp.*`, `^test/test.txt`, `/test/test\.txt`, `^/test/test.txt`, `foo.*`, `foo.+`,
 		`.*\d{4}\.log`, `[a-f]*`, `[a-f].*`, `[^/]*\.log`, `[^/]+/[^/]+`, `.*/[^/]+\.gz`, `.*[^a]`, `(info|static|cache)/*`, `(?:.*/)?info/?`, `.*\.svn/*`,
 		`.*\.svn/`, `a?b?c?`, `(.*/)*info`, `.{3}`, `.*\.[a-z]{2,3}`, `\w\.php`, `a.*b.*`, `.*a.*o.*`, `/+info`, `info/+`, `.*~`, `.*/\.svn/.*`, `x\[1\]`, `.*\[1\].*`,
-		`.*?\.gz`, `.*[./]php`, `.*[^.]php`, `info|.*/info`, `^$`, ``, `/`, `.`, `..`, `/.`, `a/*b`, `.*/a/.*/b`,
+		`.*?\.gz`, `.*[./]php`, `.*[^.]php`, `info|.*/info`, `^$`, ``, `/`, `.`, `..`, `/.`, `a/*b`, `.*/a/.*/b`, `[^/]*..+[^/]`, `[^/]*.+x`, `[^/]*/x.*`, `.*x/[^/]*`, `.+x.[^/]*`,
 	}
 	for len(expressions) < 85 {
 		e := randomExpression(r)
