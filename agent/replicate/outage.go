@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 
@@ -48,4 +49,119 @@ func (o *outage) fail(now time.Time, res transfer.Result, initial, limit time.Du
 		wait = backoff(1, limit, limit)
 	}
 	o.next = now.Add(wait)
+}
+
+// learn takes from any result whether the backup can be reached.
+func (l *loop) learn(now time.Time, res transfer.Result) {
+	if res.Hidden {
+		l.leftovers.lookLater(now, time.Duration(l.pair.Transfer.Timeout))
+	}
+	l.counters.Transfers[className(res.Class)]++
+	switch res.Class {
+	case transfer.Done:
+		l.unknown = 0
+		if l.outage != nil {
+			l.log.Info("the backup takes files again", "elapsed", now.Sub(l.outage.since), "attempt", l.outage.failures)
+			if l.outage.failures > 1 {
+				l.note(now, "the backup takes files again")
+			}
+			l.outage = nil
+		}
+	case transfer.Transient, transfer.NoSpace, transfer.Permanent:
+		l.fail(now, res)
+	case transfer.Stopped, transfer.Unknown:
+	}
+}
+
+// fail notes that nothing can be sent for now.
+func (l *loop) fail(now time.Time, res transfer.Result) {
+	initial, limit := time.Duration(l.pair.Retry.Initial), time.Duration(l.pair.Retry.Max)
+	o := l.outage
+	switch {
+	case o == nil:
+		l.outage = &outage{}
+		l.outage.fail(now, res, initial, limit)
+		l.log.Warn("nothing can be sent; trying again", "class", className(res.Class), "status", res.Status, "err", res.Message, "hint", res.Hint, "next", l.outage.next.Sub(now))
+	case o.probed || !now.Before(o.next):
+		if o.message != res.Message {
+			l.log.Warn("nothing can be sent; trying again", "class", className(res.Class), "status", res.Status, "err", res.Message, "hint", res.Hint, "attempt", o.failures+1)
+		}
+		o.fail(now, res, initial, limit)
+		l.log.Debug("still nothing can be sent", "class", className(res.Class), "err", res.Message, "attempt", o.failures, "next", o.next.Sub(now))
+	}
+	// Else it is another run that was on its way when the outage began: no second failure.
+}
+
+// suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.
+// Rsync itself waits for transfer.timeout, and until then the pair would look as if it were only behind.
+const suspectAfter = 10 * time.Second
+
+// suspect returns when the first running transfer becomes suspect.
+func (l *loop) suspect() (at time.Time, ok bool) {
+	for j := range l.jobs {
+		if t := j.sign.Add(suspectAfter); j.slot && (!ok || t.Before(at)) {
+			at, ok = t, true
+		}
+	}
+	if at.Before(l.nextProbe) {
+		at = l.nextProbe
+	}
+	return at, ok
+}
+
+// endStale ends transfers that were under way when the backup could not be reached any more and have made no progress
+// since: their connections are dead, which they may notice much later.
+func (l *loop) endStale(since time.Time) {
+	for j := range l.jobs {
+		if (j.slot || j.can) && j.kind != "probe" && j.kind != "source" && j.sign.Before(since) {
+			j.cancel()
+		}
+	}
+}
+
+// probe asks the backup whether it takes anything.
+func (l *loop) probe(now time.Time) {
+	for j := range l.jobs {
+		if j.kind == "probe" {
+			return
+		}
+	}
+	l.nextProbe = now.Add(suspectAfter)
+	eng := l.eng
+	l.start(now, &job{kind: "probe", what: l.pair.Backup.Address, can: true}, func(ctx context.Context) {
+		res := eng.Probe(ctx)
+		l.post(func(now time.Time) {
+			l.counters.Transfers[className(res.Class)]++
+			switch res.Class {
+			case transfer.Stopped:
+			case transfer.Done:
+				if l.outage != nil {
+					l.outage.probed = true
+					l.endStale(l.outage.since)
+				}
+			case transfer.Unknown:
+				res.Class = transfer.Transient
+				l.fail(now, res)
+			default:
+				l.fail(now, res)
+			}
+		})
+	})
+}
+
+func className(c transfer.Class) string {
+	switch c {
+	case transfer.Done:
+		return "done"
+	case transfer.Transient:
+		return "transient"
+	case transfer.Stopped:
+		return "stopped"
+	case transfer.NoSpace:
+		return "no_space"
+	case transfer.Permanent:
+		return "permanent"
+	default:
+		return "unknown"
+	}
 }

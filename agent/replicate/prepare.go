@@ -4,7 +4,6 @@ package replicate
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"time"
 
@@ -279,14 +278,4 @@ func (d dirTimes) moved(r root) []queue.Entry {
 		}
 	}
 	return out
-}
-
-// errNotProvisioned says that another directory is at the source path.
-type errNotProvisioned struct {
-	path      string
-	want, got transfer.Identity
-}
-
-func (e *errNotProvisioned) Error() string {
-	return fmt.Sprintf("%s is not the provisioned directory: it is %s, and should be %s", e.path, e.got, e.want)
 }

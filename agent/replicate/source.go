@@ -3,12 +3,14 @@
 package replicate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
@@ -81,4 +83,114 @@ func writeState(name string, data []byte) error {
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// source is what is known of the directory at the source path.
+type source struct {
+	want     *transfer.Identity // nil until the first look
+	got      transfer.Identity  // the one that is there instead
+	other    bool               // another one was there since ok
+	ok       bool
+	looked   bool // at least once
+	err      error
+	looking  bool
+	next     time.Time
+	failures int
+	lost     bool // the watcher says that the directory is gone
+}
+
+// openSource opens the source directory and makes sure that it is the provisioned one.
+func openSource(eng engine, path string, want *transfer.Identity) (root, error) {
+	r, err := eng.Open()
+	if err != nil {
+		return nil, err
+	}
+	got, err := r.Identity()
+	if err == nil && want != nil && got != *want {
+		err = &errNotProvisioned{path, *want, got}
+	}
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// errNotProvisioned says that another directory is at the source path.
+type errNotProvisioned struct {
+	path      string
+	want, got transfer.Identity
+}
+
+func (e *errNotProvisioned) Error() string {
+	return fmt.Sprintf("%s is not the provisioned directory: it is %s, and should be %s", e.path, e.got, e.want)
+}
+
+// lookAtSource finds out whether the source directory is there and the right one. At the first look ever, what is
+// there is the right one.
+func (l *loop) lookAtSource(now time.Time) {
+	s := &l.source
+	if s.ok || s.looking || now.Before(s.next) {
+		return
+	}
+	s.looking = true
+	eng, path, want, dir := l.eng, l.pair.Source.Path, s.want, l.agent.opts.StateDir
+	l.start(now, &job{kind: "source", what: path, can: true}, func(context.Context) {
+		r, err := openSource(eng, path, want)
+		var id transfer.Identity
+		if err == nil {
+			defer r.Close()
+			if id, err = r.Identity(); err == nil && want == nil {
+				err = writeSource(dir, path, id)
+			}
+		}
+		l.post(func(now time.Time) { l.sourceSeen(now, id, err) })
+	})
+}
+
+func (l *loop) sourceSeen(now time.Time, id transfer.Identity, err error) {
+	s := &l.source
+	s.looking = false
+	first := !s.looked
+	s.looked = true
+	if err != nil {
+		l.sourceTrouble(now, err)
+		return
+	}
+	if s.want == nil {
+		s.want = &id
+		l.log.Info("the source directory is noted as the provisioned one", "path", l.pair.Source.Path, "identity", id.String())
+	}
+	if s.lost {
+		// There it is, but it is for the watcher to say that it is watched again.
+		s.next = now.Add(time.Second)
+		return
+	}
+	// While another directory was there, the watcher may have taken to it, and not noticed that it was gone again.
+	if s.other {
+		l.restartWatcher(now)
+	}
+	s.ok, s.err, s.failures, s.other = true, nil, 0, false
+	if !first {
+		l.log.Info("the source directory is there", "path", l.pair.Source.Path)
+		l.note(now, "the source directory is there")
+		l.requestFull(now, "the source directory is back")
+	}
+}
+
+// sourceTrouble stops everything until the source directory is there and the right one.
+func (l *loop) sourceTrouble(now time.Time, err error) {
+	s := &l.source
+	if s.err == nil || s.err.Error() != err.Error() {
+		l.log.Error("nothing is sent or deleted", "path", l.pair.Source.Path, "err", err)
+		l.note(now, err.Error())
+	}
+	var other *errNotProvisioned
+	if errors.As(err, &other) {
+		s.got, s.other = other.got, true
+	}
+	s.failures++
+	s.ok, s.err = false, err
+	s.next = now.Add(backoff(s.failures, time.Second, 10*time.Second))
+	l.full.valid = false
 }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import "time"
+
+// schedule starts whatever can be started.
+func (l *loop) schedule(now time.Time) {
+	l.lookAtSource(now)
+	if !l.source.ok || l.paused {
+		return
+	}
+	if o := l.outage; o != nil {
+		if now.Before(o.next) && !o.probed {
+			return
+		}
+		if o.probes() && !o.probed {
+			l.probe(now)
+			return
+		}
+		for len(l.jobs) == 0 && l.startOne(now) { // one job at a time, as a trial
+		}
+		if len(l.jobs) == 0 {
+			l.outage = nil // nothing is left that could fail
+		}
+		return
+	}
+	for l.startOne(now) {
+	}
+	if at, ok := l.suspect(); ok && !now.Before(at) {
+		l.probe(now)
+	}
+}
+
+// startOne starts the most urgent thing that can be started, and reports whether there was one.
+func (l *loop) startOne(now time.Time) bool {
+	small, slow := l.slots()
+	if slow > 0 && l.startWaiting(now, true) {
+		return true
+	}
+	if small > 0 {
+		if l.startWaiting(now, false) || l.startPassed(now) || l.startBatch(now) || l.startLedger(now) {
+			return true
+		}
+	}
+	return l.startInspection(now) || l.startHeldCheck(now) || l.startFull(now)
+}
+
+// slots returns how many more runs may be started: any, and slow ones, which must leave one for the small.
+func (l *loop) slots() (small, slow int) {
+	parallel := max(l.pair.Transfer.Parallel, 1)
+	small, slow = parallel, max(parallel-1, 1)
+	for j := range l.jobs {
+		switch {
+		case !j.slot:
+		case j.slow:
+			small--
+			slow--
+		default:
+			small--
+		}
+	}
+	return small, min(slow, small)
+}
+
+// gathering returns until when no further batch is started because one is on its way, while the next one grows. A run takes
+// about 8 ms, most of which is spent on starting it. One that takes longer than watch.delay, because it carries much or
+// goes far, has company.
+func (l *loop) gathering() (until time.Time) {
+	for j := range l.jobs {
+		if t := j.started.Add(time.Duration(l.pair.Watch.Delay)); j.slot && !j.slow && t.After(until) {
+			until = t
+		}
+	}
+	return until
+}
+
+// sleep returns how long nothing has to be done.
+func (l *loop) sleep(now time.Time) time.Duration {
+	at := now.Add(tick)
+	if d := l.agent.opts.Watchdog; d > 0 {
+		at = now.Add(min(tick, d/2))
+	}
+	consider := func(t time.Time, ok bool) {
+		if ok && t.Before(at) {
+			at = t
+		}
+	}
+	if l.watch.failed != nil {
+		consider(l.watch.retry, true)
+	}
+	switch small, _ := l.slots(); {
+	case !l.source.ok:
+		consider(l.source.next, !l.source.looking)
+	case l.paused:
+	case l.outage != nil:
+		consider(l.outage.next, !l.outage.probed)
+	default:
+		if small > 0 {
+			if wake, ok := l.q.Wake(); ok {
+				consider(later(wake, l.gathering()), true)
+			}
+			consider(l.ledger.wake())
+		}
+		consider(l.door.due())
+		consider(l.fullWake())
+		consider(l.suspect())
+		consider(l.heldCheck, l.door.held != nil)
+	}
+	consider(l.childrenWake())
+	// What is due now but could not be started waits for the end of something, which wakes the loop by itself.
+	return max(at.Sub(now), time.Millisecond)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
