@@ -177,7 +177,7 @@ func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
 		return nil, "", err
 	}
 	for _, w := range runner.Warnings() {
-		a.opts.Log.Warn(w)
+		a.opts.Log.Warn("this version of rsync has a known fault", "reason", w)
 	}
 	return rsync{p.Source.Path, runner}, runner.Version(), nil
 }

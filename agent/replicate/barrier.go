@@ -54,10 +54,10 @@ func (l *loop) cookieSeen(now time.Time, name string) {
 }
 
 // checkBarriers ends the barriers behind which nothing is left.
-func (l *loop) checkBarriers(now time.Time) {
+func (l *loop) checkBarriers() {
 	for name, b := range l.barriers {
 		if b.seen && l.full.valid && l.watch.ready && l.source.ok && l.door.held == nil &&
-			len(l.ledger.entries) == 0 && l.settledBefore(b.at) && l.allSeen(now, b) {
+			len(l.ledger.entries) == 0 && l.settledBefore(b.at) && l.allSeen(b) {
 			close(b.done)
 			delete(l.barriers, name)
 		}
@@ -66,10 +66,10 @@ func (l *loop) checkBarriers(now time.Time) {
 
 // allSeen reports whether no change from before the barrier can be unknown. Where directories are not watched, only a
 // comparison that began after it can tell.
-func (l *loop) allSeen(now time.Time, b *barrier) bool {
+func (l *loop) allSeen(b *barrier) bool {
 	if l.watch.fault != nil && b.full == 0 {
 		b.full = l.full.started + 1
-		l.requestFull(now, "not everything is watched, and somebody waits")
+		l.requestFull("not everything is watched, and somebody waits")
 	}
 	return l.full.done >= b.full && l.full.problem == ""
 }

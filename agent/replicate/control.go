@@ -187,7 +187,7 @@ func (l *loop) approve(ctx context.Context) (Approval, error) {
 func (l *loop) approveHeld(now time.Time) Approval {
 	if h := l.door.held; h != nil && h.over > 0 {
 		l.full.valid = false
-		l.requestFull(now, "more deletions were held than are kept one by one")
+		l.requestFull("more deletions were held than are kept one by one")
 	}
 	fs := l.door.approve()
 	a := Approval{Paths: len(fs)}
@@ -212,7 +212,7 @@ func (l *loop) sync(ctx context.Context) (number int64, err error) {
 		return 0, errNoBackup
 	}
 	err = l.call(ctx, func(now time.Time) {
-		l.requestFull(now, "sync")
+		l.requestFull("sync")
 		l.hurry(now)
 		number = l.full.started + 1
 	})

@@ -151,7 +151,7 @@ func (l *loop) startInspection(now time.Time) bool {
 	}
 	if l.door.dropped > 0 {
 		l.full.valid = false
-		l.requestFull(now, "more deletions than are kept one by one")
+		l.requestFull("more deletions than are kept one by one")
 	}
 	dels := l.door.take()
 	j := &job{kind: "deletions", what: plural(len(dels), "path"), paths: len(dels), can: true}
@@ -211,7 +211,7 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		l.failPath(now, u.path, false, u.reason, false)
 	}
 	if l.door.recount {
-		l.requestFull(now, "a large deletion is judged against the size of the backup")
+		l.requestFull("a large deletion is judged against the size of the backup")
 	}
 	if h := l.door.held; h != nil && (held == nil || held.count != h.count) {
 		l.log.Warn("deletions are held", "reason", h.reason, "entries", h.count, "path", firstOf(h.paths()), "hint", l.hint(Held))

@@ -59,7 +59,7 @@ type full struct {
 }
 
 // requestFull asks for a full batch. While one runs, another follows it.
-func (l *loop) requestFull(now time.Time, why string) {
+func (l *loop) requestFull(why string) {
 	if l.full.need == "" {
 		l.full.need = why
 	}
@@ -196,7 +196,7 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 	if c.more && l.door.held == nil { // else they are found when those that are held have passed
 		l.door.dropped = max(l.door.dropped, c.entries-len(c.extra))
 		l.full.valid = false
-		l.requestFull(now, "more deletions than are kept one by one")
+		l.requestFull("more deletions than are kept one by one")
 	}
 }
 

@@ -139,13 +139,11 @@ func (l *loop) sizeBelow(dir string) int {
 	return 0
 }
 
-// post hands f to the loop. It reports whether the loop will run it.
-func (l *loop) post(f func(now time.Time)) bool {
+// post hands f to the loop, which runs it unless it has ended.
+func (l *loop) post(f func(now time.Time)) {
 	select {
 	case l.inbox <- f:
-		return true
 	case <-l.quit:
-		return false
 	}
 }
 
@@ -189,7 +187,7 @@ func (l *loop) run(ctx context.Context) error {
 	if err := l.startHooks(ctx, l.pair); err != nil {
 		return err
 	}
-	l.requestFull(now, atStart)
+	l.requestFull(atStart)
 	if l.leftovers.wanted {
 		l.full.retry = l.leftovers.at // so that one comparison does for both
 	}
@@ -224,7 +222,7 @@ func (l *loop) run(ctx context.Context) error {
 			f(now)
 		case <-l.agent.reload:
 			now = time.Now()
-			l.startReload(now)
+			l.startReload()
 		case <-timer.C:
 			now = time.Now()
 		}
@@ -258,7 +256,7 @@ func (l *loop) run(ctx context.Context) error {
 			reports = l.startWatcher(watchCtx, now)
 		}
 		l.completeFull(now)
-		l.checkBarriers(now) // before the schedule: it may ask for a full batch
+		l.checkBarriers() // before the schedule: it may ask for a full batch
 		l.schedule(now)
 		l.watchChildren(now)
 		l.setState(now)

@@ -586,7 +586,7 @@ func TestFullBatchLetsHeldDeletionsLapse(t *testing.T) {
 				r.e.src.put(p, n)
 			}
 		})
-		if err := r.l.call(t.Context(), func(now time.Time) { r.l.requestFull(now, "sync") }); err != nil {
+		if err := r.l.call(t.Context(), func(now time.Time) { r.l.requestFull("sync") }); err != nil {
 			t.Fatal(err)
 		}
 		r.after(2 * time.Second)

@@ -41,7 +41,7 @@ func (l *loop) tell(now time.Time) {
 }
 
 // extend asks the service manager for more time while a huge tree is being watched.
-func (l *loop) extend(now time.Time) {
+func (l *loop) extend() {
 	if l.ready {
 		return
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // startReload reads the definition in a goroutine of its own; the loop goes on.
-func (l *loop) startReload(now time.Time) {
+func (l *loop) startReload() {
 	if l.agent.opts.Reload == nil {
 		return
 	}
@@ -109,7 +109,7 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 	if !slices.Equal(was.Exclude, p.Exclude) || !slices.Equal(was.Filter, p.Filter) || was.Delete.Enabled != p.Delete.Enabled ||
 		!slices.Equal(was.Full.Exclude, p.Full.Exclude) || !slices.Equal(was.Watch.Events, p.Watch.Events) || !slices.Equal(was.Transfer.Options, p.Transfer.Options) {
 		l.full.valid = false
-		l.requestFull(now, "the definition was changed")
+		l.requestFull("the definition was changed")
 	}
 	if was.Paused != p.Paused {
 		l.paused = p.Paused

@@ -85,7 +85,7 @@ func (l *loop) startBatch(now time.Time) bool {
 		// The whole tree: a full batch knows best, and does not keep live changes waiting.
 		l.q.Done(now, b, nil)
 		l.full.valid = false
-		l.requestFull(now, tooMuch)
+		l.requestFull(tooMuch)
 		return true
 	}
 	w := l.newWork(workSend, b)

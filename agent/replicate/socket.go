@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -102,7 +103,7 @@ func serve(ctx context.Context, ln listener, l *loop) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -162,14 +163,17 @@ func (l *loop) serveSync(w http.ResponseWriter, r *http.Request) {
 }
 
 func (l *loop) serveWait(w http.ResponseWriter, r *http.Request) {
+	var waiter sync.WaitGroup
+	defer waiter.Wait()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
 	passed := make(chan error, 1)
-	go func() { passed <- l.wait(r.Context()) }()
+	waiter.Go(func() { passed <- l.wait(ctx) })
 	l.stream(w, r, nil, passed)
-	<-passed // the stream has ended, and with it the request's context
 }
 
 // stream writes an Update now and then, until done reports true or passed delivers.
-func (l *loop) stream(w http.ResponseWriter, r *http.Request, done func(*Status) bool, passed chan error) {
+func (l *loop) stream(w http.ResponseWriter, r *http.Request, done func(*Status) bool, passed <-chan error) {
 	w.Header().Set("Content-Type", "application/jsonl")
 	enc := json.NewEncoder(w)
 	send := func(u Update) bool {
@@ -188,7 +192,6 @@ func (l *loop) stream(w http.ResponseWriter, r *http.Request, done func(*Status)
 		case <-t.C:
 		case err = <-passed:
 			waited = true
-			passed <- err // for the caller
 		case <-r.Context().Done():
 			return
 		}

@@ -168,13 +168,13 @@ func (l *loop) sourceSeen(now time.Time, id transfer.Identity, err error) {
 	}
 	// While another directory was there, the watcher may have taken to it, and not noticed that it was gone again.
 	if s.other {
-		l.restartWatcher(now)
+		l.restartWatcher()
 	}
 	s.ok, s.err, s.failures, s.other = true, nil, 0, false
 	if !first {
 		l.log.Info("the source directory is there", "path", l.pair.Source.Path)
 		l.note(now, "the source directory is there")
-		l.requestFull(now, "the source directory is back")
+		l.requestFull("the source directory is back")
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // decide is the one place where the state is decided.
-func (l *loop) decide(now time.Time) (State, string) {
+func (l *loop) decide() (State, string) {
 	switch {
 	case l.paused:
 		return Paused, "nothing is sent until `lockstep resume`"
@@ -120,7 +120,7 @@ func plural(n int, what string) string {
 }
 
 func (l *loop) setState(now time.Time) {
-	state, reason := l.decide(now)
+	state, reason := l.decide()
 	if state == InStep {
 		l.lastInStep = now
 	}

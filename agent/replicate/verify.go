@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
@@ -118,16 +119,18 @@ func (l *loop) serveVerify(w http.ResponseWriter, r *http.Request) {
 	passed := make(chan error, 1)
 	enc := json.NewEncoder(w)
 	lines := make(chan Drift)
+	var verification sync.WaitGroup
+	defer verification.Wait()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	go func() {
+	verification.Go(func() {
 		passed <- l.verify(ctx, r.URL.Query().Get("repair") == "1", func(d Drift) {
 			select {
 			case lines <- d:
 			case <-ctx.Done():
 			}
 		})
-	}()
+	})
 	w.Header().Set("Content-Type", "application/jsonl")
 	t := time.NewTicker(updateEvery)
 	defer t.Stop()
@@ -149,9 +152,7 @@ func (l *loop) serveVerify(w http.ResponseWriter, r *http.Request) {
 			u.Status = s
 		}
 		if err := enc.Encode(u); err != nil {
-			cancel()
-			<-passed
-			return
+			return // the client went away
 		}
 		if f, ok := w.(http.Flusher); ok {
 			f.Flush()

@@ -33,7 +33,7 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 	w, err := l.agent.watcher(l.pair, l.cookies, func(dirs int) {
 		l.post(func(now time.Time) {
 			l.watch.dirs = dirs
-			l.extend(now)
+			l.extend()
 		})
 	})
 	if err != nil {
@@ -72,14 +72,14 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 }
 
 // restartWatcher puts a new watcher in place of the one that runs.
-func (l *loop) restartWatcher(now time.Time) {
+func (l *loop) restartWatcher() {
 	if l.watch.end == nil || l.watch.failed != nil {
 		return // one is to come anyway
 	}
 	l.watch.end()
 	l.watch.again, l.watch.ready = true, false
 	l.full.valid = false
-	l.requestFull(now, "the watcher was started again")
+	l.requestFull("the watcher was started again")
 }
 
 // watcherEnded notes that nothing is watched. The next watcher is followed by a full batch.
@@ -91,7 +91,7 @@ func (l *loop) watcherEnded(now time.Time, err error) {
 	l.watch.failed, l.watch.ready = err, false
 	l.full.valid = false
 	l.watch.retry = now.Add(backoff(l.watch.failures, time.Second, 30*time.Second))
-	l.requestFull(now, "the watcher was started again")
+	l.requestFull("the watcher was started again")
 }
 
 // report takes in one delivery of the watcher.
@@ -124,7 +124,7 @@ func (l *loop) report(now time.Time, r watch.Report) {
 			l.log.Info("the watch is complete again", "path", l.pair.Source.Path)
 		}
 		l.watch.fault = nil
-		l.requestFull(now, "the watch was restored")
+		l.requestFull("the watch was restored")
 	}
 }
 
@@ -143,7 +143,7 @@ func (l *loop) watchFault(now time.Time, fault error) {
 		l.source.lost, l.source.ok, l.source.err = true, false, fault
 		l.source.next = now.Add(time.Second)
 		l.watch.fault = fault
-		l.requestFull(now, "the source directory is back")
+		l.requestFull("the source directory is back")
 	default:
 		if l.source.lost { // this fault has taken its place
 			l.source.lost, l.source.ok, l.source.next = false, false, now
