@@ -176,7 +176,7 @@ func TestDocsAreCurrent(t *testing.T) {
 		if *update {
 			t.Fatal("tfplugindocs is not on PATH: go install github.com/hashicorp/terraform-plugin-docs/cmd/tfplugindocs@v0.25.0")
 		}
-		t.Skip("SKIPPED: tfplugindocs is not on PATH, see make docs; TestDocsTellOfEveryAttribute holds the rest")
+		t.Skip("SKIPPED: tfplugindocs is not on PATH (go install github.com/hashicorp/terraform-plugin-docs/cmd/tfplugindocs@v0.25.0); TestDocsTellOfEveryAttribute holds the rest")
 	}
 	program := needTerraform(t)
 	dir := t.TempDir()

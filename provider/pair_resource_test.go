@@ -34,7 +34,7 @@ func needTerraform(t *testing.T) string {
 	t.Helper()
 	program, err := exec.LookPath("terraform")
 	if err != nil {
-		const msg = "SKIPPED: no terraform on PATH; the resource is not tested through Terraform"
+		const msg = "SKIPPED: no terraform on PATH; the resource is not tested through Terraform (make deps fetches it)"
 		if os.Getenv("CI") == "true" {
 			t.Fatal(msg)
 		}

@@ -17,11 +17,11 @@ import (
 // The rules are nft's own, as it prints them, in a network namespace of the test's. It needs root.
 func TestFirewallOfNftablesIsFound(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("nft is not installed")
+		t.Skip("nft is not installed\nhint: apt-get install nftables")
 	}
 	runtime.LockOSThread() // for good: the thread, and the namespace, end with the test's goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("a network namespace: %v", err)
+		t.Skipf("a network namespace: %v\nhint: run it with sudo, in a container started with --privileged", err)
 	}
 	nft := func(rules string) {
 		t.Helper()

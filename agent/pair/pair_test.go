@@ -412,7 +412,7 @@ func TestRsyncTakesWhatValidateTakes(t *testing.T) {
 	t.Parallel()
 	rsync, err := exec.LookPath("rsync")
 	if err != nil {
-		t.Skip("no rsync in PATH")
+		t.Skip("rsync is not installed\nhint: apt-get install rsync")
 	}
 	version, _ := exec.Command(rsync, "--version").Output()
 	t.Logf("%s", strings.SplitN(string(version), "\n", 2)[0])
@@ -473,7 +473,7 @@ func TestFilterRulesThatRsyncReads(t *testing.T) {
 	t.Parallel()
 	rsync, err := exec.LookPath("rsync")
 	if err != nil {
-		t.Skip("no rsync in PATH")
+		t.Skip("rsync is not installed\nhint: apt-get install rsync")
 	}
 	if exec.Command(rsync, "--filter=nonsense x", "--version").Run() == nil {
 		t.Fatal("rsync took a rule that is none")

@@ -20,7 +20,7 @@ import (
 func (s *site) onMount(size string) {
 	s.t.Helper()
 	if os.Geteuid() != 0 {
-		s.t.Skip("mounting needs root")
+		s.t.Skip("mounting needs root\nhint: run it with sudo")
 	}
 	if err := unix.Mount("lockstep-test", s.src, "tmpfs", 0, "size="+size); err != nil {
 		s.t.Fatal(err)
@@ -79,7 +79,7 @@ func TestUnmountedSourceDeletesNothing(t *testing.T) {
 // C16: a full disk on the backup host is told, and is no end.
 func TestFullDiskOnTheBackup(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
+		t.Skip("mounting needs root\nhint: run it with sudo")
 	}
 	s := newSite(t, nil)
 	if err := unix.Mount("lockstep-test", s.dst, "tmpfs", 0, "size=1m"); err != nil {

@@ -21,7 +21,7 @@ func TestTranslationIsExact(t *testing.T) {
 	t.Parallel()
 	rsync, err := exec.LookPath("rsync")
 	if err != nil {
-		t.Skip("no rsync in PATH")
+		t.Skip("rsync is not installed\nhint: apt-get install rsync")
 	}
 	seed := uint64(1) // a landing must not depend on luck; SEED=$RANDOM looks further
 	if text := os.Getenv("SEED"); text != "" {

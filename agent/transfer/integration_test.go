@@ -170,7 +170,7 @@ func TestIdentityOnOtherFilesystems(t *testing.T) {
 			t.Parallel()
 			command := strings.Fields(c.mkfs)
 			if _, err := exec.LookPath(command[0]); err != nil {
-				t.Skip(err)
+				t.Skipf("%v\nhint: apt-get install btrfs-progs e2fsprogs xfsprogs", err)
 			}
 			d := t.TempDir()
 			image := filepath.Join(d, "image")
@@ -244,7 +244,7 @@ func TestExtraOptionsKeepWhatTheyName(t *testing.T) {
 	f := newFixtureWith(t, func(o *Options) { o.Extra = []string{"--hard-links", "--xattrs"} })
 	f.make(dir{"a": file("x"), "b": rsynctest.HardLink("a")})
 	if err := unix.Setxattr(f.at("a"), "user.lockstep", []byte("v"), 0); err != nil {
-		t.Skip(err)
+		t.Skipf("extended attributes of users: %v\nhint: set TMPDIR to a directory on ext4, xfs or btrfs", err)
 	}
 	f.done(f.send("a", "b"))
 	rsynctest.CompareTreesWith(t, f.src, f.dst, rsynctest.CompareOptions{HardLinks: true})

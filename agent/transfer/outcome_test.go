@@ -349,7 +349,7 @@ func TestUnreadableSource(t *testing.T) {
 	f := newFixture(t)
 	if os.Geteuid() == 0 {
 		if _, err := os.Stat("/usr/bin/setpriv"); err != nil {
-			t.Skip("as root, setpriv is needed to run rsync without rights")
+			t.Skip("as root, setpriv is needed to run rsync without rights\nhint: apt-get install util-linux")
 		}
 		f.r.rsync = scripts.nobody
 		f.ok(os.Chmod(filepath.Dir(f.src), 0o755)) // t.TempDir's parent

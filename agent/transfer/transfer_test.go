@@ -129,7 +129,7 @@ func (f *fixture) backupHas(path string) bool {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("needs root\nhint: run it with sudo")
 	}
 }
 

@@ -142,7 +142,7 @@ func rsync(t testing.TB) string {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
 		}
-		t.Skip("no rsync to compare with")
+		t.Skip("rsync is not installed\nhint: apt-get install rsync")
 	}
 	return path
 }

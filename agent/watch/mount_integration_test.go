@@ -18,7 +18,7 @@ import (
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 && os.Getenv(childEnv) == "" {
-		t.Skip("mounting needs root")
+		t.Skip("mounting needs root\nhint: run it with sudo")
 	}
 }
 

@@ -122,7 +122,7 @@ func TestAlertsFire(t *testing.T) {
 	}
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skip("promtool is not installed\nhint: it comes with Prometheus")
+		t.Skip("promtool is not in PATH\nhint: make deps unpacks it into build/tools; it comes with Prometheus")
 	}
 	for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
 		cmd := exec.CommandContext(t.Context(), promtool, args...)

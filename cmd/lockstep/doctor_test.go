@@ -35,7 +35,7 @@ func newPatient(t *testing.T) *patient {
 	t.Helper()
 	rsync, err := exec.LookPath("rsync")
 	if err != nil {
-		t.Skip("rsync is not installed")
+		t.Skip("rsync is not installed\nhint: apt-get install rsync")
 	}
 	dir := t.TempDir()
 	p := &patient{dir: dir, address: "127.0.0.1", module: "data", passwordFile: filepath.Join(dir, "password"), backup: filepath.Join(dir, "backup")}

@@ -50,7 +50,7 @@ func newSSHWorld(t *testing.T) *sshWorld {
 			if os.Getenv("CI") == "true" {
 				t.Fatal(err)
 			}
-			t.Skipf("SKIPPED: %v; transport ssh is not tested", err)
+			t.Skipf("SKIPPED: %v; transport ssh is not tested (apt install openssh-client openssh-server rsync)", err)
 		}
 	}
 	if os.Geteuid() == 0 {

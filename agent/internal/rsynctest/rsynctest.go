@@ -31,7 +31,7 @@ func Binary(tb testing.TB) string {
 	tb.Helper()
 	path, err := exec.LookPath(cmp.Or(os.Getenv(binaryVariable), "rsync"))
 	if err != nil {
-		tb.Skip("rsync is not installed")
+		tb.Skip("rsync is not installed\nhint: apt-get install rsync")
 	}
 	return path
 }

@@ -328,7 +328,7 @@ func TestSshConfigSaysWhereAHostIs(t *testing.T) {
 func TestProxyCommandOfSshConfigIsUsed(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("ssh"); err != nil {
-		t.Skip("SKIPPED: no ssh on this machine")
+		t.Skip("SKIPPED: no ssh on this machine (apt install openssh-client)")
 	}
 	s := sshdtest.Start(t, sshdtest.Options{})
 	conf := filepath.Join(t.TempDir(), "config")
