@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strings"
 
@@ -107,7 +106,7 @@ func fingerprint(pairName string, s plan.Secret, more ...string) string {
 	h := hmac.New(sha256.New, []byte(s.Key))
 	fmt.Fprintf(h, "lockstep fingerprint 1\x00%s\x00%s\x00%s", pairName, s.User, s.Password)
 	for _, m := range more {
-		io.WriteString(h, "\x00"+m)
+		fmt.Fprintf(h, "\x00%s", m)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

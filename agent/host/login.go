@@ -149,8 +149,7 @@ func greet(conn io.Reader, to io.Writer, l Login, from string) error {
 			return nil
 		case isReply && strings.HasPrefix(rest, "AUTHREQD "):
 			h := newHash()
-			io.WriteString(h, l.Password)
-			io.WriteString(h, strings.TrimPrefix(rest, "AUTHREQD "))
+			fmt.Fprintf(h, "%s%s", l.Password, strings.TrimPrefix(rest, "AUTHREQD "))
 			if _, err := fmt.Fprintf(to, "%s %s\n", l.User, base64.RawStdEncoding.EncodeToString(h.Sum(nil))); err != nil {
 				return err
 			}
