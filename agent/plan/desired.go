@@ -330,6 +330,16 @@ func dir(object string, mode fs.FileMode) File {
 	return File{Object: object, Rank: RankDir, Dir: true, Mode: mode, Owner: "root", Group: "root"}
 }
 
+// ancestors lists the directories above p, outermost first, without the root.
+func ancestors(p string) []string {
+	var dirs []string
+	for d := path.Dir(p); d != "/" && d != "."; d = path.Dir(d) {
+		dirs = append(dirs, d)
+	}
+	slices.Reverse(dirs)
+	return dirs
+}
+
 // within is whether p is dir or below it.
 func within(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
