@@ -15,13 +15,9 @@ import (
 	"io/fs"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"time"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 )
@@ -53,13 +49,6 @@ type Host struct {
 	loaded  map[string]string // unit files as systemd has read them
 	nextPID int
 	locked  bool
-}
-
-type unitState struct {
-	active, enabled bool
-	pid             int
-	started         map[string]string // files as the process has read them
-	starts, reloads int
 }
 
 // New returns a Debian host with systemd, rsync and nothing of lockstep.
@@ -132,32 +121,6 @@ func (h *Host) Remove(p string) {
 	maps.DeleteFunc(h.Files, func(q string, _ host.File) bool { return q == p || strings.HasPrefix(q, p+"/") })
 }
 
-// Stop stops a unit by hand, Disable disables it, Restart restarts it with what is on disk.
-func (h *Host) Stop(name string)    { h.unit(name).active = false }
-func (h *Host) Disable(name string) { h.unit(name).enabled = false }
-func (h *Host) Restart(name string) {
-	h.load()
-	h.run(name)
-}
-
-// Starts is how often a unit was started or restarted, and how often reloaded.
-func (h *Host) Starts(name string) (starts, reloads int) {
-	u := h.unit(name)
-	return u.starts, u.reloads
-}
-
-// Outdated lists the active units whose process has read something else than is on disk now.
-func (h *Host) Outdated() []string {
-	var names []string
-	for name, u := range h.units {
-		if u.active && !maps.Equal(u.started, h.inputs(name)) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // Snapshot describes everything that a rollback has to put back, one line each.
 func (h *Host) Snapshot() []string {
 	var lines []string
@@ -176,13 +139,6 @@ func (h *Host) Snapshot() []string {
 	return lines
 }
 
-func (h *Host) unit(name string) *unitState {
-	if h.units[name] == nil {
-		h.units[name] = &unitState{}
-	}
-	return h.units[name]
-}
-
 // change is called around everything that changes the machine.
 func (h *Host) change(what string, do func() error) error {
 	h.changes++
@@ -198,108 +154,6 @@ func (h *Host) change(what string, do func() error) error {
 		h.After(what)
 	}
 	return nil
-}
-
-// unitFiles lists the files that make a unit: the file or that of its template, and drop-ins.
-func (h *Host) unitFiles(name string) []string {
-	var found []string
-	base, suffix, isInstance := strings.Cut(name, "@")
-	for _, dir := range []string{"/etc/systemd/system/", "/usr/lib/systemd/system/"} {
-		for _, n := range []string{name, base + "@" + path.Ext(suffix)} {
-			if _, ok := h.Files[dir+n]; ok && len(found) == 0 && (n == name || isInstance) {
-				found = append(found, dir+n)
-			}
-		}
-	}
-	for p, f := range h.Files {
-		if path.Dir(p) == "/etc/systemd/system/"+name+".d" && !f.Dir {
-			found = append(found, p)
-		}
-	}
-	slices.Sort(found)
-	return found
-}
-
-// inputs are the files that a process of the unit would read when it starts now, with their text.
-func (h *Host) inputs(name string) map[string]string {
-	texts := map[string]string{}
-	paths := h.unitFiles(name)
-	if _, instance, ok := strings.Cut(strings.TrimSuffix(name, ".service"), "@"); ok {
-		definition, secret := "/etc/lockstep/pairs/"+instance+".yaml", "/etc/lockstep/secrets/"+instance
-		paths = append(paths, definition, secret)
-		if strings.Contains(string(h.Files[definition].Data), "transport: ssh") {
-			paths = append(paths, secret+".ssh", secret+".known_hosts")
-		}
-	} else {
-		paths = append(paths, "/etc/lockstep/rsyncd.conf")
-	}
-	for _, p := range paths {
-		texts[p] = string(h.Files[p].Data)
-	}
-	return texts
-}
-
-func (h *Host) load() {
-	clear(h.loaded)
-	for p, f := range h.Files {
-		if strings.Contains(p, "/systemd/system/") && !f.Dir {
-			h.loaded[p] = string(f.Data)
-		}
-	}
-}
-
-func (h *Host) stale(name string) bool {
-	for _, p := range h.unitFiles(name) {
-		if text, ok := h.loaded[p]; !ok || text != string(h.Files[p].Data) {
-			return true
-		}
-	}
-	for p := range h.loaded {
-		if path.Dir(p) == "/etc/systemd/system/"+name+".d" {
-			if _, ok := h.Files[p]; !ok {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// isLoaded is whether systemd has read a file of the unit that is still there.
-func (h *Host) isLoaded(name string) bool {
-	found := h.unitFiles(name)
-	if len(found) == 0 {
-		return false
-	}
-	_, ok := h.loaded[found[0]]
-	return ok
-}
-
-func (h *Host) run(name string) {
-	u := h.unit(name)
-	h.nextPID++
-	u.active, u.pid, u.started = true, h.nextPID, h.inputs(name)
-	for _, p := range h.unitFiles(name) {
-		u.started[p] = h.loaded[p]
-	}
-	u.starts++
-	if _, instance, ok := strings.Cut(strings.TrimSuffix(name, ".service"), "@"); ok {
-		h.Mkdir("/var/lib/lockstep/" + instance) // StateDirectory=
-	}
-}
-
-// port is where our rsync daemon listens, as it was started.
-func (h *Host) port() int {
-	u := h.unit("lockstep-rsyncd.service")
-	if !u.active {
-		return 0
-	}
-	var n int
-	for line := range strings.Lines(u.started["/etc/lockstep/rsyncd.conf"]) {
-		if _, err := fmt.Sscanf(line, "port = %d", &n); err == nil {
-			return n
-		}
-	}
-	return 873
 }
 
 type files Host
@@ -363,65 +217,6 @@ func (f *files) List(p string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-type units Host
-
-func (s *units) Unit(_ context.Context, name string) (host.Unit, error) {
-	h := (*Host)(s)
-	u := h.unit(name)
-	unit := host.Unit{Loaded: h.isLoaded(name), Active: u.active, Ready: u.active, Enabled: u.enabled, Stale: h.stale(name), State: "inactive (dead)"}
-	if f, ok := h.Files["/etc/systemd/system/"+name]; ok && len(f.Data) == 0 {
-		unit.Masked = true
-	}
-	if u.active {
-		unit.State, unit.PID = "active (running)", u.pid
-	}
-	return unit, nil
-}
-
-func (s *units) Do(_ context.Context, name string, action host.Action) error {
-	h := (*Host)(s)
-	return h.change(string(action)+" "+name, func() error {
-		u := h.unit(name)
-		if !h.isLoaded(name) && action != host.Stop && action != host.Disable {
-			return fmt.Errorf("%s %s: Unit %s not found", action, name, name)
-		}
-		switch action {
-		case host.Start, host.Restart:
-			u.active = false
-			if h.StartError != nil {
-				if err := h.StartError(name); err != nil {
-					return err
-				}
-			}
-			h.run(name)
-		case host.Reload:
-			if !u.active {
-				return fmt.Errorf("reload %s: not active", name)
-			}
-			u.started, u.reloads = h.inputs(name), u.reloads+1
-		case host.Stop:
-			u.active = false
-		case host.Enable:
-			u.enabled = true
-		case host.Disable:
-			u.enabled = false
-		}
-		return nil
-	})
-}
-
-func (s *units) DaemonReload(context.Context) error {
-	h := (*Host)(s)
-	return h.change("daemon-reload", func() error {
-		h.load()
-		return nil
-	})
-}
-
-func (s *units) Journal(_ context.Context, name string, _ time.Time, _ int) ([]string, error) {
-	return []string{"words of " + name}, nil
 }
 
 type users Host
@@ -514,69 +309,4 @@ func (s *system) Lock(ctx context.Context, _ string) (host.Unlock, error) {
 		defer s.mu.Unlock()
 		s.locked = false
 	}, ctx.Err()
-}
-
-// Login looks at the module files of Peer.
-func (s *system) Login(_ context.Context, l host.Login) error {
-	h := (*Host)(s)
-	if h.Peer != nil {
-		h = h.Peer
-	}
-	if l.Shell != nil {
-		conf, err := h.let(l, (*Host)(s))
-		if err != nil {
-			return err
-		}
-		return h.enter(conf, l)
-	}
-	if h.port() != l.Port {
-		return errors.New("connection refused")
-	}
-	for p, f := range h.Files {
-		if path.Dir(p) == "/etc/lockstep/rsyncd.d" && strings.Contains(string(f.Data), "["+l.Module+"]\n") {
-			return h.enter(p, l)
-		}
-	}
-	return &host.LoginError{Reply: "Unknown module '" + l.Module + "'"}
-}
-
-// enter tries user and password on the module in a file of ours.
-func (h *Host) enter(conf string, l host.Login) error {
-	if !strings.Contains(string(h.Files[conf].Data), "["+l.Module+"]\n") {
-		return &host.LoginError{Reply: "Unknown module '" + l.Module + "'"}
-	}
-	secrets := h.Files["/etc/lockstep/secrets/"+strings.TrimSuffix(path.Base(conf), ".conf")+".secrets"]
-	if strings.Contains(string(secrets.Data), "\n"+l.User+":"+l.Password+"\n") {
-		return nil
-	}
-	return &host.LoginError{Reply: "auth failed on module " + l.Module}
-}
-
-var forcedCommand = regexp.MustCompile(`^restrict,command="\S+ --server --daemon --config=(\S+) \."`)
-
-// let does what ssh on a host and sshd on this one do: they look at each other's keys. It returns the rsyncd.conf that the
-// key leads to.
-func (h *Host) let(l host.Login, from *Host) (conf string, err error) {
-	argv := l.Shell("known")
-	known := map[string]bool{}
-	for line := range strings.Lines(string(l.KnownHosts)) {
-		_, key, _ := strings.Cut(strings.TrimSpace(line), " ")
-		known[key] = true
-	}
-	for _, key := range h.Facts.SSHD.HostKeys {
-		if !known[key] {
-			return "", &host.ShellError{Said: "Host key verification failed."}
-		}
-	}
-	private, err := ssh.ParsePrivateKey(from.Files[argv[1+slices.Index(argv, "-i")]].Data)
-	if err != nil {
-		return "", &host.ShellError{Said: "Load key: " + err.Error()}
-	}
-	key := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(private.PublicKey())))
-	for line := range strings.Lines(string(h.Files["/root/.ssh/authorized_keys"].Data)) {
-		if m := forcedCommand.FindStringSubmatch(line); m != nil && strings.Contains(line, key) {
-			return m[1], nil
-		}
-	}
-	return "", &host.ShellError{Said: "root@backup: Permission denied (publickey)."}
 }
