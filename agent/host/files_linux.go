@@ -165,23 +165,31 @@ func (files) List(path string) ([]string, error) {
 }
 
 func ids(owner, group string) (uid, gid int, err error) {
-	if uid, err = lookup(owner, func(s string) (string, error) {
+	if uid, err = userID(owner); err != nil {
+		return 0, 0, err
+	}
+	gid, err = groupID(group)
+	return uid, gid, err
+}
+
+func userID(name string) (int, error) {
+	return lookup(name, func(s string) (string, error) {
 		u, err := user.Lookup(s)
 		if err != nil {
 			return "", err
 		}
 		return u.Uid, nil
-	}); err != nil {
-		return 0, 0, err
-	}
-	gid, err = lookup(group, func(s string) (string, error) {
+	})
+}
+
+func groupID(name string) (int, error) {
+	return lookup(name, func(s string) (string, error) {
 		g, err := user.LookupGroup(s)
 		if err != nil {
 			return "", err
 		}
 		return g.Gid, nil
 	})
-	return uid, gid, err
 }
 
 // lookup turns a name or a number into a number; "" and root are 0 on every system.

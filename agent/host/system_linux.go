@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -88,24 +87,12 @@ func (s *system) Inspect(ctx context.Context, q Query) (Facts, error) {
 		}
 	}
 	for _, name := range q.Users {
-		if id, err := lookup(name, func(n string) (string, error) {
-			u, err := user.Lookup(n)
-			if err != nil {
-				return "", err
-			}
-			return u.Uid, nil
-		}); err == nil {
+		if id, err := userID(name); err == nil {
 			f.UIDs[name] = id
 		}
 	}
 	for _, name := range q.Groups {
-		if id, err := lookup(name, func(n string) (string, error) {
-			g, err := user.LookupGroup(n)
-			if err != nil {
-				return "", err
-			}
-			return g.Gid, nil
-		}); err == nil {
+		if id, err := groupID(name); err == nil {
 			f.GIDs[name] = id
 		}
 	}
