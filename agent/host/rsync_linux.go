@@ -17,12 +17,7 @@ var rsyncVersion = regexp.MustCompile(`^rsync +version v?([0-9]+(?:\.[0-9]+)+\S*
 
 func findRsync(ctx context.Context) Rsync {
 	var r Rsync
-	for _, name := range []string{"rsync", "/usr/bin/rsync", "/usr/local/bin/rsync"} {
-		if path, err := exec.LookPath(name); err == nil {
-			r.Path = path
-			break
-		}
-	}
+	r.Path = program("rsync")
 	if r.Path == "" {
 		return r
 	}

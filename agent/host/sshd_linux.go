@@ -77,16 +77,6 @@ func publicHalf(key string) string {
 	return ""
 }
 
-// program finds a program in PATH, or where the system keeps those that only root runs.
-func program(name string) string {
-	for _, p := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name, "/sbin/" + name} {
-		if found, err := exec.LookPath(p); err == nil {
-			return found
-		}
-	}
-	return ""
-}
-
 // loginShell is the last field of a user's line in passwd(5).
 func loginShell(name string) string {
 	data, err := os.ReadFile("/etc/passwd")

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -140,6 +141,17 @@ func (s *system) Inspect(ctx context.Context, q Query) (Facts, error) {
 		f.Fanotify = canFanotify(q.Fanotify)
 	}
 	return f, ctx.Err()
+}
+
+// program finds a program in PATH, or where the system keeps programs: the PATH of an ssh session may be short, and need not
+// have those that only root runs.
+func program(name string) string {
+	for _, dir := range []string{"", "/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin", "/sbin"} {
+		if found, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return found
+		}
+	}
+	return ""
 }
 
 func sysctlPath(name string) string { return "/proc/sys/" + strings.ReplaceAll(name, ".", "/") }
