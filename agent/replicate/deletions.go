@@ -309,7 +309,7 @@ func (l *loop) startPassed(now time.Time) bool {
 		}
 		b, ok := l.q.Reserve(now, f.path)
 		if !ok {
-			l.interrupt(f.path)
+			l.jobs.endBig(f.path)
 			wait = append(wait, f)
 			continue
 		}
@@ -330,16 +330,6 @@ func (l *loop) startPassed(now time.Time) bool {
 	}
 	l.startDelete(now, w)
 	return true
-}
-
-// interrupt ends the transfer of a big file that is gone from the source: it would hold up the deletion for as long
-// as it takes.
-func (l *loop) interrupt(path string) {
-	for j := range l.jobs {
-		if j.kind == workBig.String() && isBelow(j.what, path) {
-			j.cancel()
-		}
-	}
 }
 
 // startDelete looks at the disk once more and does the deletions of w.

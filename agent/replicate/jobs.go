@@ -52,9 +52,86 @@ func (l *loop) progressOf(j *job) func(transfer.Progress) {
 	}
 }
 
-func (l *loop) cancelInterruptible() {
-	for j := range l.jobs {
+// jobs are those that run.
+type jobs map[*job]struct{}
+
+// has reports whether a job of a kind runs.
+func (js jobs) has(kind string) bool {
+	for j := range js {
+		if j.kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// slots returns how many more may be started of parallel runs: any, and slow ones, which must leave one for the small.
+func (js jobs) slots(parallel int) (small, slow int) {
+	parallel = max(parallel, 1)
+	small, slow = parallel, max(parallel-1, 1)
+	for j := range js {
+		switch {
+		case !j.slot:
+		case j.slow:
+			small--
+			slow--
+		default:
+			small--
+		}
+	}
+	return small, min(slow, small)
+}
+
+// gathering returns until when no further batch is started because one is on its way, while the next one grows. A run takes
+// about 8 ms, most of which is spent on starting it. One that takes longer than watch.delay, because it carries much or
+// goes far, has company.
+func (js jobs) gathering(delay time.Duration) (until time.Time) {
+	for j := range js {
+		if t := j.started.Add(delay); j.slot && !j.slow && t.After(until) {
+			until = t
+		}
+	}
+	return until
+}
+
+// suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.
+// Rsync itself waits for transfer.timeout, and until then the pair would look as if it were only behind.
+const suspectAfter = 10 * time.Second
+
+// suspect returns when the first transfer becomes suspect.
+func (js jobs) suspect() (at time.Time, ok bool) {
+	for j := range js {
+		if t := j.sign.Add(suspectAfter); j.slot && (!ok || t.Before(at)) {
+			at, ok = t, true
+		}
+	}
+	return at, ok
+}
+
+// endStale ends transfers that were under way when the backup could not be reached any more and have made no progress
+// since: their connections are dead, which they may notice much later.
+func (js jobs) endStale(since time.Time) {
+	for j := range js {
+		if (j.slot || j.can) && j.kind != "probe" && j.kind != "source" && j.sign.Before(since) {
+			j.cancel()
+		}
+	}
+}
+
+// endInterruptible ends what loses nothing by it.
+func (js jobs) endInterruptible() {
+	for j := range js {
 		if j.can {
+			j.cancel()
+		}
+	}
+}
+
+// endBig ends the transfer of a big file that is gone from the source: it would hold up the deletion of path for as
+// long as it takes.
+func (js jobs) endBig(path string) {
+	for j := range js {
+		if j.kind == workBig.String() && isBelow(j.what, path) {
 			j.cancel()
 		}
 	}

@@ -74,7 +74,7 @@ type loop struct {
 	notReloaded error
 	stopping    bool
 
-	jobs    map[*job]struct{}
+	jobs    jobs
 	flying  map[*work]struct{} // in flight in the queue: running or waiting
 	waiting []*work            // prepared, without a slot yet
 	passed  []finding          // deletions that the door let through
@@ -111,7 +111,7 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		open:     map[string]openFile{},
 		distrust: map[string]struct{}{},
 		walked:   walked{},
-		jobs:     map[*job]struct{}{},
+		jobs:     jobs{},
 		flying:   map[*work]struct{}{},
 		barriers: map[string]*barrier{},
 		state:    Starting,
@@ -209,7 +209,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.agent.opts.Notify("STOPPING=1")
 			l.log.Info("stopping: running transfers get some time to finish", "transfers", len(l.jobs))
 			stopWatch()
-			l.cancelInterruptible()
+			l.jobs.endInterruptible()
 		case r, ok := <-reports:
 			now = time.Now()
 			if ok {

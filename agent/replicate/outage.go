@@ -92,39 +92,19 @@ func (l *loop) fail(now time.Time, res transfer.Result) {
 	// Else it is another run that was on its way when the outage began: no second failure.
 }
 
-// suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.
-// Rsync itself waits for transfer.timeout, and until then the pair would look as if it were only behind.
-const suspectAfter = 10 * time.Second
-
-// suspect returns when the first running transfer becomes suspect.
+// suspect returns when it is to be asked for the sake of a running transfer whether the backup can still be reached.
 func (l *loop) suspect() (at time.Time, ok bool) {
-	for j := range l.jobs {
-		if t := j.sign.Add(suspectAfter); j.slot && (!ok || t.Before(at)) {
-			at, ok = t, true
-		}
-	}
+	at, ok = l.jobs.suspect()
 	if at.Before(l.nextProbe) {
 		at = l.nextProbe
 	}
 	return at, ok
 }
 
-// endStale ends transfers that were under way when the backup could not be reached any more and have made no progress
-// since: their connections are dead, which they may notice much later.
-func (l *loop) endStale(since time.Time) {
-	for j := range l.jobs {
-		if (j.slot || j.can) && j.kind != "probe" && j.kind != "source" && j.sign.Before(since) {
-			j.cancel()
-		}
-	}
-}
-
 // probe asks the backup whether it takes anything.
 func (l *loop) probe(now time.Time) {
-	for j := range l.jobs {
-		if j.kind == "probe" {
-			return
-		}
+	if l.jobs.has("probe") {
+		return
 	}
 	l.nextProbe = now.Add(suspectAfter)
 	eng := l.eng
@@ -137,7 +117,7 @@ func (l *loop) probe(now time.Time) {
 			case transfer.Done:
 				if l.outage != nil {
 					l.outage.probed = true
-					l.endStale(l.outage.since)
+					l.jobs.endStale(l.outage.since)
 				}
 			case transfer.Unknown:
 				res.Class = transfer.Transient

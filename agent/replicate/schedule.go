@@ -34,7 +34,7 @@ func (l *loop) schedule(now time.Time) {
 
 // startOne starts the most urgent thing that can be started, and reports whether there was one.
 func (l *loop) startOne(now time.Time) bool {
-	small, slow := l.slots()
+	small, slow := l.jobs.slots(l.pair.Transfer.Parallel)
 	if slow > 0 && l.startWaiting(now, true) {
 		return true
 	}
@@ -44,35 +44,6 @@ func (l *loop) startOne(now time.Time) bool {
 		}
 	}
 	return l.startInspection(now) || l.startHeldCheck(now) || l.startFull(now)
-}
-
-// slots returns how many more runs may be started: any, and slow ones, which must leave one for the small.
-func (l *loop) slots() (small, slow int) {
-	parallel := max(l.pair.Transfer.Parallel, 1)
-	small, slow = parallel, max(parallel-1, 1)
-	for j := range l.jobs {
-		switch {
-		case !j.slot:
-		case j.slow:
-			small--
-			slow--
-		default:
-			small--
-		}
-	}
-	return small, min(slow, small)
-}
-
-// gathering returns until when no further batch is started because one is on its way, while the next one grows. A run takes
-// about 8 ms, most of which is spent on starting it. One that takes longer than watch.delay, because it carries much or
-// goes far, has company.
-func (l *loop) gathering() (until time.Time) {
-	for j := range l.jobs {
-		if t := j.started.Add(time.Duration(l.pair.Watch.Delay)); j.slot && !j.slow && t.After(until) {
-			until = t
-		}
-	}
-	return until
 }
 
 // sleep returns how long nothing has to be done.
@@ -89,7 +60,7 @@ func (l *loop) sleep(now time.Time) time.Duration {
 	if l.watch.failed != nil {
 		consider(l.watch.retry, true)
 	}
-	switch small, _ := l.slots(); {
+	switch small, _ := l.jobs.slots(l.pair.Transfer.Parallel); {
 	case !l.source.ok:
 		consider(l.source.next, !l.source.looking)
 	case l.paused:
@@ -98,7 +69,7 @@ func (l *loop) sleep(now time.Time) time.Duration {
 	default:
 		if small > 0 {
 			if wake, ok := l.q.Wake(); ok {
-				consider(later(wake, l.gathering()), true)
+				consider(later(wake, l.jobs.gathering(time.Duration(l.pair.Watch.Delay))), true)
 			}
 			consider(l.ledger.wake())
 		}

@@ -74,7 +74,7 @@ func (l *loop) startWaiting(now time.Time, slow bool) bool {
 
 // startBatch hands the next due paths to a job, which looks at them and sends those that are there and at rest.
 func (l *loop) startBatch(now time.Time) bool {
-	if now.Before(l.gathering()) {
+	if now.Before(l.jobs.gathering(time.Duration(l.pair.Watch.Delay))) {
 		return false
 	}
 	b, ok := l.q.Next(now, batchPaths)
