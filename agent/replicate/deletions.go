@@ -19,7 +19,7 @@ import (
 // inspection is what a look at both sides tells about pending deletions.
 type inspection struct {
 	verdict
-	err       error           // the source directory cannot be looked at, or is another one
+	err       error           // the source directory cannot be looked at
 	res       transfer.Result // of listing the backup
 	back      []deletion      // on disk again
 	covered   []deletion      // paths that are no directories: what was below them goes with them
@@ -155,17 +155,10 @@ func (l *loop) startInspection(now time.Time) bool {
 	}
 	dels := l.door.take()
 	j := &job{kind: "deletions", what: plural(len(dels), "path"), paths: len(dels), can: true}
-	eng, path, want, known := l.eng, l.pair.Source.Path, l.source.want, l.mounts
-	l.start(now, j, func(ctx context.Context) {
-		var in inspection
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			in.err = err
-		} else {
-			in = inspect(ctx, eng, r, dels)
-			in.takeUnmounted(r, known)
-			r.Close()
-		}
+	known := l.mounts
+	l.startAtSource(now, j, func(now time.Time, _ error) { l.door.giveBack(now) }, func(ctx context.Context, eng engine, r root) {
+		in := inspect(ctx, eng, r, dels)
+		in.takeUnmounted(r, known)
 		l.post(func(now time.Time) { l.inspected(now, in) })
 	})
 	return true
@@ -250,14 +243,7 @@ func (l *loop) startHeldCheck(now time.Time) bool {
 		held = append(held, f)
 	}
 	j := &job{kind: "held", what: plural(len(held), "path"), paths: len(held), can: true}
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-	l.start(now, j, func(ctx context.Context) {
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			l.post(func(now time.Time) { l.sourceTrouble(now, err) })
-			return
-		}
-		defer r.Close()
+	l.startAtSource(now, j, func(time.Time, error) {}, func(ctx context.Context, eng engine, r root) {
 		empty, err := r.Empty()
 		empty = empty || err != nil
 		var back []finding
@@ -340,14 +326,7 @@ func (l *loop) startDelete(now time.Time, w *work) {
 	}
 	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true}
 	findings := append([]finding(nil), w.findings...)
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-	l.start(now, j, func(ctx context.Context) {
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			l.post(func(now time.Time) { l.giveBack(now, w); l.sourceTrouble(now, err) })
-			return
-		}
-		defer r.Close()
+	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
 		job := transfer.Job{Kind: transfer.Delete}
 		if w.kind == workForce {
 			job = transfer.Job{Kind: transfer.Send, Force: true}

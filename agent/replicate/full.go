@@ -210,14 +210,7 @@ func (l *loop) startList(now time.Time) {
 	}
 	j := &job{kind: "compare", what: "everything", can: true, slow: true}
 	f.job = j
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-	l.start(now, j, func(ctx context.Context) {
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			l.post(func(now time.Time) { l.fullFailed(now, err.Error()); l.sourceTrouble(now, err) })
-			return
-		}
-		defer r.Close()
+	l.startAtSource(now, j, l.fullRefused, func(ctx context.Context, eng engine, r root) {
 		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
 			l.post(func(now time.Time) {
 				l.full.differs += len(items)
@@ -282,14 +275,7 @@ func (l *loop) listed(now time.Time, c comparison) {
 func (l *loop) startRecursion(now time.Time) {
 	j := &job{kind: "full", what: "everything", slot: true, slow: true, trees: []string{""}}
 	l.full.job, l.full.recursed = j, true
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-	l.start(now, j, func(ctx context.Context) {
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			l.post(func(now time.Time) { l.fullFailed(now, err.Error()); l.sourceTrouble(now, err) })
-			return
-		}
-		defer r.Close()
+	l.startAtSource(now, j, l.fullRefused, func(ctx context.Context, eng engine, r root) {
 		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Tree, Paths: []string{""}, Full: true}, l.progressOf(j))
 		l.post(func(now time.Time) { l.recursed(now, res) })
 	})
@@ -332,6 +318,9 @@ func (l *loop) fullFailed(now time.Time, why string) {
 		f.problem = "source and backup could not be compared: " + why
 	}
 }
+
+// fullRefused is fullFailed for a source directory that cannot be opened.
+func (l *loop) fullRefused(now time.Time, err error) { l.fullFailed(now, err.Error()) }
 
 // completeFull ends a full batch when what it found has been dealt with.
 func (l *loop) completeFull(now time.Time) {

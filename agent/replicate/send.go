@@ -129,14 +129,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 	}
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
 	checksum := l.distrusts(entries)
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-	l.start(now, j, func(ctx context.Context) {
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			l.post(func(now time.Time) { l.giveBack(now, w); l.sourceTrouble(now, err) })
-			return
-		}
-		defer r.Close()
+	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
 		p := prepare(now, r, entries, wr)
 		l.post(func(now time.Time) { l.prepared(now, w, p); j.bytes = p.bytes })
 		if len(p.send) == 0 {

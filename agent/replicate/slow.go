@@ -18,14 +18,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, slow: true, trees: treesOf(w.batch)}
 	entries := append([]queue.Entry(nil), w.batch.Entries...)
 	checksum := l.distrusts(entries)
-	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-	l.start(now, j, func(ctx context.Context) {
-		r, err := openSource(eng, path, want)
-		if err != nil {
-			l.post(func(now time.Time) { l.giveBack(now, w); l.sourceTrouble(now, err) })
-			return
-		}
-		defer r.Close()
+	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
 		p := prepared{apart: map[string]fate{}, dirs: dirTimes{}}
 		run := transfer.Job{Kind: transfer.Send, Checksum: checksum, Small: w.kind == workTree}
 		opts := transfer.ListOptions{Delete: true}

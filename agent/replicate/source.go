@@ -126,6 +126,24 @@ func (e *errNotProvisioned) Error() string {
 	return fmt.Sprintf("%s is not the provisioned directory: it is %s, and should be %s", e.path, e.got, e.want)
 }
 
+// startAtSource is start for a job that reads the source directory. When that cannot be opened, or is another one, refused runs in
+// the loop in place of f, and nothing is sent until it is there.
+func (l *loop) startAtSource(now time.Time, j *job, refused func(now time.Time, err error), f func(ctx context.Context, eng engine, r root)) {
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	l.start(now, j, func(ctx context.Context) {
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			l.post(func(now time.Time) {
+				refused(now, err)
+				l.sourceTrouble(now, err)
+			})
+			return
+		}
+		defer r.Close()
+		f(ctx, eng, r)
+	})
+}
+
 // lookAtSource finds out whether the source directory is there and the right one. At the first look ever, what is
 // there is the right one.
 func (l *loop) lookAtSource(now time.Time) {
