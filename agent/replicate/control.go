@@ -22,10 +22,10 @@ const pausedFile = "paused"
 func (l *loop) status(now time.Time) Status {
 	s := Status{
 		Pair:     l.pair.Name,
-		State:    l.state,
+		State:    l.standing.state,
 		Reason:   l.words(now),
-		Hint:     l.hint(l.state),
-		Since:    l.stateSince,
+		Hint:     l.hint(l.standing.state),
+		Since:    l.standing.since,
 		Started:  l.started,
 		PID:      os.Getpid(),
 		Source:   l.pair.Source.Path,
@@ -62,8 +62,8 @@ func (l *loop) status(now time.Time) Status {
 	if first, ok := l.oldest(); ok {
 		s.LagSeconds = max(0, now.Sub(first).Seconds())
 	}
-	if !l.lastInStep.IsZero() {
-		at := l.lastInStep // the status is read outside the loop
+	if !l.standing.inStep.IsZero() {
+		at := l.standing.inStep // the status is read outside the loop
 		s.LastInStep = &at
 	}
 	for j := range l.jobs {

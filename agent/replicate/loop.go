@@ -68,7 +68,7 @@ type loop struct {
 	walked    walked
 	mounts    mounts // below the source, seen once
 	open      map[string]openFile
-	distrust  map[string]struct{} // paths that must be sent by their contents
+	distrust  distrust
 	paused    bool
 	// notReloaded is why the definition on disk is not in force; nil when it is.
 	notReloaded error
@@ -80,23 +80,18 @@ type loop struct {
 	passed  []finding          // deletions that the door let through
 	unknown int                // transfers in a row that ended in a way that is not understood
 
-	started    time.Time
-	state      State
-	reason     string
-	stateSince time.Time
-	lastInStep time.Time
-	counters   Counters
-	latency    latencies
-	notes      []Note
-	barriers   map[string]*barrier
-	moving     map[string]struct{} // paths handed out while a verification runs; nil without one
-	told       string              // the last STATUS=
-	ready      bool                // READY=1 was sent
-	lastPing   time.Time
-	children   children
-	nextProbe  time.Time // for the sake of a suspect transfer
-	heldCheck  time.Time // when held deletions are next held against the disk
-	hooks      hookRun
+	started   time.Time
+	standing  standing
+	manager   manager
+	counters  Counters
+	latency   latencies
+	notes     []Note
+	barriers  map[string]*barrier
+	moving    map[string]struct{} // paths handed out while a verification runs; nil without one
+	children  children
+	nextProbe time.Time // for the sake of a suspect transfer
+	heldCheck time.Time // when held deletions are next held against the disk
+	hooks     hookRun
 }
 
 func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
@@ -109,12 +104,12 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		inbox:    make(chan func(time.Time), inboxSize),
 		quit:     make(chan struct{}),
 		open:     map[string]openFile{},
-		distrust: map[string]struct{}{},
+		distrust: distrust{},
 		walked:   walked{},
 		jobs:     jobs{},
 		flying:   map[*work]struct{}{},
 		barriers: map[string]*barrier{},
-		state:    Starting,
+		standing: standing{state: Starting},
 	}
 	l.source.want = want
 	p := l.pair
@@ -178,7 +173,7 @@ var errStopped = errors.New("the agent is stopping")
 // needs no saving: every start begins with a full batch.
 func (l *loop) run(ctx context.Context) error {
 	now := time.Now()
-	l.started, l.stateSince = now, now
+	l.started, l.standing.since = now, now
 	jobsCtx, stopJobs := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopJobs()
 	l.jobsCtx = jobsCtx

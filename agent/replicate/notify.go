@@ -11,38 +11,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// manager is what the service manager was told.
+type manager struct {
+	ready  bool   // READY=1
+	status string // the last STATUS=
+	pinged time.Time
+}
+
 // tell keeps the service manager informed, as sd_notify(3) describes.
 func (l *loop) tell(now time.Time) {
 	notify := l.agent.opts.Notify
 	// The first full batch may take hours: it has begun, and STATUS= tells how far it is. When the source is not mounted
 	// or the backup does not answer there is nothing to wait for either: the agent does what it can, and a restart by the
 	// service manager would not help.
-	if !l.ready && (l.watch.ready && l.full.started > 0 || l.state == Held || l.state == Failing || l.state == Paused) {
-		l.ready = true
+	if !l.manager.ready && (l.watch.ready && l.full.started > 0 || l.standing.state == Held || l.standing.state == Failing || l.standing.state == Paused) {
+		l.manager.ready = true
 		notify("READY=1")
 	}
-	words := string(l.state)
+	words := string(l.standing.state)
 	switch {
-	case !quietState(l.state):
-		words = joinWords(words, l.reason)
-	case l.state == Behind && !l.full.valid: // else in step and behind follow each other all day long
+	case !quietState(l.standing.state):
+		words = joinWords(words, l.standing.reason)
+	case l.standing.state == Behind && !l.full.valid: // else in step and behind follow each other all day long
 		words = joinWords(words, l.fullWords())
 	}
-	if words != l.told {
-		l.told = words
+	if words != l.manager.status {
+		l.manager.status = words
 		notify("STATUS=" + oneLine(words))
 	}
 	// The ping comes from the loop that does the work, so it stops when the loop does, and when a transfer is stuck
 	// that cannot even be ended.
-	if d := l.agent.opts.Watchdog; d > 0 && now.Sub(l.lastPing) >= d/4 && l.healthy() {
-		l.lastPing = now
+	if d := l.agent.opts.Watchdog; d > 0 && now.Sub(l.manager.pinged) >= d/4 && l.healthy() {
+		l.manager.pinged = now
 		notify("WATCHDOG=1")
 	}
 }
 
 // extend asks the service manager for more time while a huge tree is being watched.
 func (l *loop) extend() {
-	if l.ready {
+	if l.manager.ready {
 		return
 	}
 	l.agent.opts.Notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d\nSTATUS=starting: watching, %d directories so far", (30 * time.Second).Microseconds(), l.watch.dirs))

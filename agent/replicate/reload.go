@@ -31,10 +31,10 @@ func (l *loop) startReload() {
 				l.note(now, "not reloaded: "+err.Error())
 			}
 			// READY=1 ends the reload, and must not be the first one.
-			if l.ready {
+			if l.manager.ready {
 				l.agent.opts.Notify("READY=1")
 			}
-			l.told = ""
+			l.manager.status = ""
 		})
 	})
 }

@@ -128,7 +128,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		}
 	}
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
-	checksum := l.distrusts(entries)
+	checksum := l.distrust.touches(entries)
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
 		p := prepare(now, r, entries, wr)
 		l.post(func(now time.Time) { l.prepared(now, w, p); j.bytes = p.bytes })
@@ -265,25 +265,4 @@ func (l *loop) giveBack(now time.Time, w *work) {
 		again = append(again, queue.Again{Entry: e, At: now})
 	}
 	l.q.Done(now, w.batch, again)
-}
-
-// distrusts reports whether one of the paths was found to differ in nothing that rsync's quick check sees.
-func (l *loop) distrusts(entries []queue.Entry) bool {
-	if len(l.distrust) > 0 {
-		for _, e := range entries {
-			if _, ok := l.distrust[e.Path]; ok || e.Tree && l.distrustsBelow(e.Path) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (l *loop) distrustsBelow(dir string) bool {
-	for path := range l.distrust {
-		if isBelow(path, dir) {
-			return true
-		}
-	}
-	return false
 }

@@ -3,7 +3,6 @@
 package replicate
 
 import (
-	"maps"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/queue"
@@ -62,10 +61,7 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 		if !w.light[e.Path] || !l.ledger.wants(e.Path, e.Tree, e.Compare) {
 			l.ledger.clear(e.Path, e.Tree, failed)
 		}
-		delete(l.distrust, e.Path)
-		if e.Tree {
-			maps.DeleteFunc(l.distrust, func(path string, _ struct{}) bool { return isBelow(path, e.Path) && !failedAbove(failed, path) })
-		}
+		l.distrust.sent(e, failed)
 		if e.Created {
 			l.door.created(1)
 		}

@@ -17,7 +17,7 @@ import (
 func (l *loop) startSlow(now time.Time, w *work) {
 	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, slow: true, trees: treesOf(w.batch)}
 	entries := append([]queue.Entry(nil), w.batch.Entries...)
-	checksum := l.distrusts(entries)
+	checksum := l.distrust.touches(entries)
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
 		p := prepared{apart: map[string]fate{}, dirs: dirTimes{}}
 		run := transfer.Job{Kind: transfer.Send, Checksum: checksum, Small: w.kind == workTree}

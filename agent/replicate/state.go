@@ -16,6 +16,14 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
+// standing is the state as it was last decided.
+type standing struct {
+	state  State
+	reason string
+	since  time.Time
+	inStep time.Time // when the state was last InStep
+}
+
 // decide is the one place where the state is decided.
 func (l *loop) decide() (State, string) {
 	switch {
@@ -94,8 +102,8 @@ func (l *loop) oldest() (first time.Time, ok bool) {
 
 // words is the reason of the state.
 func (l *loop) words(now time.Time) string {
-	if l.state != Behind {
-		return l.reason
+	if l.standing.state != Behind {
+		return l.standing.reason
 	}
 	n := l.backlog()
 	if n == 0 {
@@ -122,14 +130,14 @@ func plural(n int, what string) string {
 func (l *loop) setState(now time.Time) {
 	state, reason := l.decide()
 	if state == InStep {
-		l.lastInStep = now
+		l.standing.inStep = now
 	}
-	was := l.state
-	l.state, l.reason = state, reason
+	was := l.standing.state
+	l.standing.state, l.standing.reason = state, reason
 	if state == was {
 		return
 	}
-	l.stateSince = now
+	l.standing.since = now
 	if quietState(state) && quietState(was) {
 		return // in step and behind follow each other all day long, which is no news
 	}

@@ -242,10 +242,10 @@ func TestNotInStepAfterEventsWereSwitchedOn(t *testing.T) {
 func TestTreeOfDistrustedPathsIsComparedByContents(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.l.distrust["d/a"] = struct{}{}
-		if r.l.distrusts([]queue.Entry{{Path: "d"}, {Path: "d/b", Tree: true}, {Path: "d/a/b", Tree: true}}) {
+		if r.l.distrust.touches([]queue.Entry{{Path: "d"}, {Path: "d/b", Tree: true}, {Path: "d/a/b", Tree: true}}) {
 			t.Error("none of them is it")
 		}
-		if !r.l.distrusts([]queue.Entry{{Path: "d", Tree: true}}) {
+		if !r.l.distrust.touches([]queue.Entry{{Path: "d", Tree: true}}) {
 			t.Error("sent by size and time")
 		}
 	})

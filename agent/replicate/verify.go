@@ -6,15 +6,50 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
 // maxDrift bounds the drift that one verification names.
 const maxDrift = 100_000
+
+// distrust is the paths that a verification found to differ in nothing that rsync's quick check sees. They must be sent by
+// their contents.
+type distrust map[string]struct{}
+
+// touches reports whether one of them is among the entries, or in a tree that is.
+func (d distrust) touches(entries []queue.Entry) bool {
+	if len(d) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(entries, func(e queue.Entry) bool {
+		_, ok := d[e.Path]
+		return ok || e.Tree && d.below(e.Path)
+	})
+}
+
+func (d distrust) below(dir string) bool {
+	for path := range d {
+		if isBelow(path, dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// sent forgets an entry that was sent; of a tree all that did not fail.
+func (d distrust) sent(e queue.Entry, failed map[string]bool) {
+	delete(d, e.Path)
+	if e.Tree {
+		maps.DeleteFunc(d, func(path string, _ struct{}) bool { return isBelow(path, e.Path) && !failedAbove(failed, path) })
+	}
+}
 
 // verify compares the contents of both trees and tells what differs although nothing is on its way. With repair, what
 // differs is sent, and what is only on the backup goes to the door.
