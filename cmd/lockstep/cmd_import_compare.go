@@ -144,7 +144,7 @@ func (v *shadowView) follow(ctx context.Context, s *shadow, opts compareOptions)
 		v.mu.Unlock()
 		settled, res := known.round(ctx)
 		if ctx.Err() != nil {
-			return nil // of a comparison that was cut off nothing is known
+			return nil //nolint:nilerr // of a comparison that was cut off nothing is known
 		}
 		v.mu.Lock()
 		if res.Class == transfer.Done {

@@ -170,7 +170,7 @@ func identity(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // only a handle
 	id, err := root.Identity()
 	return id.String(), err
 }

@@ -157,10 +157,14 @@ func TestWhatIsWrittenOutlivesAReboot(t *testing.T) {
 	}
 	run(t, h, "systemctl", "--no-block", "reboot")
 	eventually(t, "reboot by itself", func() error {
-		if now, err := h.leaderPID(); err != nil || now == before {
-			return fmt.Errorf("PID 1 is still %d: %v", now, err)
+		now, err := h.leaderPID()
+		if err == nil && now == before {
+			err = fmt.Errorf("PID 1 is still %d", now)
 		}
-		_, err := h.SSH(t.Context(), "root", "test -e /data/there")
+		if err != nil {
+			return err
+		}
+		_, err = h.SSH(t.Context(), "root", "test -e /data/there")
 		return err
 	})
 }

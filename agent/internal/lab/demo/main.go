@@ -355,7 +355,7 @@ func (s *story) command(cmd *exec.Cmd, shown, from string) (string, error) {
 	}()
 	cmd.Stdout, cmd.Stderr = w, w
 	err := cmd.Run()
-	w.Close()
+	w.Close() //nolint:errcheck // of a pipe it never fails
 	<-done
 	return said.String(), err
 }
