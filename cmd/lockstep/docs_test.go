@@ -349,11 +349,10 @@ func TestCommandsInDocsAreRunOrSayWhyNot(t *testing.T) {
 	}
 }
 
-// A reason that the runbook explains is one that the code gives, in these words; or the kernel's.
-func TestTheRunbookHasTheWordsOfTheAgent(t *testing.T) {
-	t.Parallel()
-	var said []string
-	for _, dir := range []string{"agent/replicate", "agent/transfer", "agent/watch"} {
+// inspect visits the code of packages, without their tests.
+func inspect(t *testing.T, packages []string, visit func(ast.Node)) {
+	t.Helper()
+	for _, dir := range packages {
 		files, err := filepath.Glob(filepath.Join(repository, dir, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", dir, err)
@@ -367,15 +366,32 @@ func TestTheRunbookHasTheWordsOfTheAgent(t *testing.T) {
 				t.Fatal(err)
 			}
 			ast.Inspect(tree, func(n ast.Node) bool {
-				if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-					if text, err := strconv.Unquote(lit.Value); err == nil {
-						said = append(said, text)
-					}
-				}
+				visit(n)
 				return true
 			})
 		}
 	}
+}
+
+// literal is the text of a string in the code.
+func literal(n ast.Node) (string, bool) {
+	lit, ok := n.(*ast.BasicLit)
+	if !ok || lit.Kind != token.STRING {
+		return "", false
+	}
+	text, err := strconv.Unquote(lit.Value)
+	return text, err == nil
+}
+
+// A reason that the runbook explains is one that the code gives, in these words; or the kernel's.
+func TestTheRunbookHasTheWordsOfTheAgent(t *testing.T) {
+	t.Parallel()
+	var said []string
+	inspect(t, []string{"agent/replicate", "agent/transfer", "agent/watch"}, func(n ast.Node) {
+		if text, ok := literal(n); ok {
+			said = append(said, text)
+		}
+	})
 	for errno := range syscall.Errno(134) {
 		said = append(said, errno.Error())
 	}

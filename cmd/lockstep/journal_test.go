@@ -6,12 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"go/ast"
-	"go/parser"
-	"go/token"
 	"log/slog"
-	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -90,40 +86,22 @@ func TestWithoutAJournalTheLogGoesToStandardError(t *testing.T) {
 func TestMessagesCatalogManualAndCodeAgree(t *testing.T) {
 	t.Parallel()
 	logged := map[string]bool{}
-	for _, dir := range []string{"agent/replicate", "agent/hooks", "cmd/lockstep"} {
-		files, err := filepath.Glob(filepath.Join(repository, dir, "*.go"))
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %v", dir, err)
+	inspect(t, []string{"agent/replicate", "agent/hooks", "cmd/lockstep"}, func(n ast.Node) {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return
 		}
-		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
-				continue
-			}
-			tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(tree, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
-					return true
-				}
-				method, ok := call.Fun.(*ast.SelectorExpr)
-				if !ok || !regexp.MustCompile(`^(Info|Warn|Error|Log)$`).MatchString(method.Sel.Name) {
-					return true
-				}
-				for _, arg := range call.Args {
-					if lit, ok := arg.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-						if text, err := strconv.Unquote(lit.Value); err == nil {
-							logged[text] = true
-						}
-						break // what follows are keys and values
-					}
-				}
-				return true
-			})
+		method, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok || !regexp.MustCompile(`^(Info|Warn|Error|Log)$`).MatchString(method.Sel.Name) {
+			return
 		}
-	}
+		for _, arg := range call.Args {
+			if text, ok := literal(arg); ok {
+				logged[text] = true
+				break // what follows are keys and values
+			}
+		}
+	})
 	catalog := read(t, "packaging/systemd/lockstep.catalog")
 	manual := manPage(t, "lockstep.8")
 	ids, seen := map[string]bool{}, map[[2]string]bool{}
