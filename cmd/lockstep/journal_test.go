@@ -144,18 +144,4 @@ func TestMessagesCatalogManualAndCodeAgree(t *testing.T) {
 			}
 		}
 	}
-	for _, link := range regexp.MustCompile(`blob/main/docs/(runbook|hooks)\.md(?:#([a-z0-9-]+))?`).FindAllStringSubmatch(catalog, -1) {
-		if link[2] != "" && !anchors(read(t, "docs/"+link[1]+".md"))[link[2]] {
-			t.Errorf("lockstep.catalog: %s leads nowhere", link[0])
-		}
-	}
-}
-
-// anchors are the headings of a page, as links write them.
-func anchors(page string) map[string]bool {
-	found := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
-		found[strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
-	}
-	return found
 }
