@@ -76,6 +76,35 @@ func TestUnmountedSourceDeletesNothing(t *testing.T) {
 	}
 }
 
+// What was mounted below the source before the barrier was asked for is on the backup when it is passed.
+func TestBarrierWaitsForAMount(t *testing.T) {
+	for _, backend := range []string{"inotify", "fanotify"} {
+		t.Run(backend, func(t *testing.T) {
+			s := newSite(t, func(p *pair.Pair) { p.Watch.Backend = backend })
+			s.onMount("10m")
+			full := filepath.Join(filepath.Dir(s.src), "full")
+			s.do(os.Mkdir(full, 0o755))
+			s.do(unix.Mount("lockstep-test", full, "tmpfs", 0, "size=10m"))
+			t.Cleanup(func() { _ = unix.Unmount(full, unix.MNT_DETACH) })
+			s.do(os.WriteFile(filepath.Join(full, "f"), nil, 0o644))
+			dirs := []string{"a", "b", "c", "d/e"}
+			for _, dir := range dirs {
+				s.mkdir(dir)
+			}
+			s.start()
+			s.equal()
+			for _, dir := range dirs {
+				s.do(unix.Mount(full, s.path(dir), "", unix.MS_BIND, ""))
+				t.Cleanup(func() { _ = unix.Unmount(s.path(dir), unix.MNT_DETACH) })
+				s.wait()
+				if !s.onBackup(dir + "/f") {
+					t.Errorf("passed without %s/f", dir)
+				}
+			}
+		})
+	}
+}
+
 // C16: a full disk on the backup host is told, and is no end.
 func TestFullDiskOnTheBackup(t *testing.T) {
 	if os.Geteuid() != 0 {

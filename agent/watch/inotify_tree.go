@@ -319,6 +319,15 @@ func (s *inotify) walked(l listing) {
 	}
 }
 
+// watchMounts makes a new start wherever something was mounted or unmounted.
+func (s *inotify) watchMounts(ctx context.Context) error {
+	paths, err := s.lookAtMounts()
+	for _, path := range paths {
+		s.remounted(ctx, path)
+	}
+	return err
+}
+
 // remounted makes a new start with a directory that another filesystem was mounted on, or unmounted from. The
 // watches of what was there before are gone (IN_UNMOUNT) or watch what can no longer be seen.
 func (s *inotify) remounted(ctx context.Context, path string) {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,6 +101,41 @@ func TestMountBelowTheRootComesAndGoes(t *testing.T) {
 		defer f.mu.Unlock()
 		if len(f.faults) > 0 {
 			t.Errorf("faults %v", f.faults)
+		}
+	})
+}
+
+// A mount has no event, and is found by a look now and then; a cookie must not pass it.
+func TestCookieDoesNotPassAMount(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("m/hidden"), 0o755))
+		f.do(os.MkdirAll(f.path("../out/full/x"), 0o755))
+		f.mount("tmpfs", f.path("../out/full"), "tmpfs", 0, "")
+		f.do(os.MkdirAll(f.path("../out/full/x/y"), 0o755))
+		f.watch(backend, func(_ *Options, tune *tuning) { tune.rootEvery = time.Hour })
+		f.sync()
+		for range 5 {
+			f.mount(f.path("../out/full"), f.path("m"), "", unix.MS_BIND, "")
+			if events := f.sync(); !covered(events, "m/x/y") {
+				t.Fatalf("the mount is not seen; events:%s", describe(events))
+			}
+			f.probe()
+			f.unmount(f.path("m"))
+			if events := f.sync(); !covered(events, "m/hidden") {
+				t.Fatalf("that it is gone is not seen; events:%s", describe(events))
+			}
+			f.probe()
+		}
+		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
+		f.do(os.MkdirAll(f.path("on/top"), 0o755))
+		events := f.sync()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.faults) != 1 || f.restored != 1 || !covered(events, "on/top") {
+			t.Errorf("mounted over the root: faults %v, restored %d, events:%s", f.faults, f.restored, describe(events))
 		}
 	})
 }

@@ -298,7 +298,9 @@ func (f *fanotify) handleAll(buf []byte) error {
 		if err != nil {
 			return err
 		}
-		f.handle(e)
+		if err := f.handle(e); err != nil {
+			return err
+		}
 		buf = rest
 	}
 	if f.moved {
@@ -308,20 +310,23 @@ func (f *fanotify) handleAll(buf []byte) error {
 	return nil
 }
 
-func (f *fanotify) handle(e fanEvent) {
+func (f *fanotify) handle(e fanEvent) error {
 	if e.mask&unix.FAN_Q_OVERFLOW != 0 {
 		f.overflow()
-		return
+		return nil
 	}
 	if f.cookie != "" && string(e.dir) == f.cookie {
 		if e.mask&(unix.FAN_CREATE|unix.FAN_MOVED_TO|unix.FAN_ATTRIB) != 0 && e.mask&unix.FAN_ONDIR == 0 && len(e.name) > 0 {
+			if err := f.watchMounts(); err != nil {
+				return err // the kernel tells of the file again when there is a root: see pokeCookies
+			}
 			f.held = append(f.held, heldCookie{name: string(e.name)})
 			f.release()
 		}
-		return
+		return nil
 	}
 	if len(e.dir) == 0 {
-		return // of an object that is no longer in any directory
+		return nil // of an object that is no longer in any directory
 	}
 	isDir := e.mask&unix.FAN_ONDIR != 0
 	op := fanOp(e.mask)
@@ -334,12 +339,13 @@ func (f *fanotify) handle(e fanEvent) {
 		if isDir && op&Delete != 0 && string(e.name) == filepath.Base(f.root.path) {
 			f.moved = true
 		}
-		return
+		return nil
 	}
 	f.report(d.rel, d.tooLong, e, op, isDir)
 	for _, rel := range d.more {
 		f.report(rel, d.tooLong, e, op, isDir)
 	}
+	return nil
 }
 
 // report emits an event of the directory rel, which is not excluded itself.
@@ -391,17 +397,8 @@ func (f *fanotify) tick() error {
 	if err := f.checkRoot(); err != nil {
 		return err
 	}
-	if f.mounts.changed() {
-		paths := f.mounts.update(f.root.path)
-		if len(paths) > 0 {
-			f.markMounts()
-			f.findBlindness()
-		}
-		for _, path := range paths {
-			if rel, ok := f.rel(path); ok && !f.exclude.Match(rel, true) {
-				f.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
-			}
-		}
+	if err := f.watchMounts(); err != nil {
+		return err
 	}
 	if f.failed {
 		f.failed = false
@@ -410,6 +407,22 @@ func (f *fanotify) tick() error {
 	if path := f.opts.CookieDir; path != "" {
 		if dir, err := fanDir(path); err == nil && dir != f.cookie && f.markCookies() == nil {
 			f.pokeCookies()
+		}
+	}
+	return nil
+}
+
+// watchMounts marks what was mounted, and reports it and what was unmounted.
+func (f *fanotify) watchMounts() error {
+	paths, err := f.lookAtMounts()
+	if len(paths) == 0 {
+		return err
+	}
+	f.closeMounts() // they lead to what was mounted before
+	f.markMounts()
+	for _, path := range paths {
+		if rel, ok := f.rel(path); ok && !f.exclude.Match(rel, true) {
+			f.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
 		}
 	}
 	return nil

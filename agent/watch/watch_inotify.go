@@ -283,7 +283,9 @@ func (s *inotify) drain(ctx context.Context) error {
 		return err
 	}
 	for i := range events {
-		s.handle(ctx, &events[i])
+		if err := s.handle(ctx, &events[i]); err != nil {
+			return err
+		}
 		if i%1024 == 1023 {
 			s.flush()
 			if ctx.Err() != nil {
@@ -317,27 +319,27 @@ func (s *inotify) beginAgain() {
 	s.again.Reset(max(0, time.Until(s.walk.ended.Add(pause))))
 }
 
-func (s *inotify) handle(ctx context.Context, ev *fsnotify.Event) {
+func (s *inotify) handle(ctx context.Context, ev *fsnotify.Event) error {
 	name := ev.Name
 	if dir := s.opts.CookieDir; dir != "" && (name == dir || parentOf(name) == dir && name != s.root.path) {
 		switch {
 		case name != dir && (ev.Has(fsnotify.Create) || ev.Has(fsnotify.Chmod)):
-			s.cookie(name[len(dir)+1:])
+			return s.cookie(ctx, name[len(dir)+1:])
 		case name == dir && (ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename)):
 			s.cookieLost = true
 		}
-		return
+		return nil
 	}
 	rel, ok := s.rel(name)
 	if !ok {
-		return
+		return nil
 	}
 	op := eventOp(ev.Op)
 	switch {
 	case rel == "":
 		if op&Delete != 0 {
 			s.rootMoved = true
-			return
+			return nil
 		}
 		s.emit(Event{Op: op, Dir: true})
 	case op&(Create|Delete) != 0:
@@ -351,6 +353,7 @@ func (s *inotify) handle(ctx context.Context, ev *fsnotify.Event) {
 			s.emit(Event{Path: rel, Op: op, Dir: dir})
 		}
 	}
+	return nil
 }
 
 func eventOp(op fsnotify.Op) (o Op) {
@@ -407,11 +410,8 @@ func (s *inotify) tick(ctx context.Context) error {
 	if err := s.checkRoot(); err != nil {
 		return err
 	}
-	if s.mounts.changed() {
-		for _, path := range s.mounts.update(s.root.path) {
-			s.remounted(ctx, path)
-		}
-		s.findBlindness()
+	if err := s.watchMounts(ctx); err != nil {
+		return err
 	}
 	if s.cookieLost {
 		_ = s.kernel.Remove(s.opts.CookieDir)
@@ -466,9 +466,13 @@ func (s *inotify) afterPoll() {
 }
 
 // cookie reports a file in the cookie directory, after all that happened before it.
-func (s *inotify) cookie(name string) {
+func (s *inotify) cookie(ctx context.Context, name string) error {
+	if err := s.watchMounts(ctx); err != nil {
+		return err // the kernel tells of the file again when there is a root: see pokeCookies
+	}
 	s.cookies = append(s.cookies, heldCookie{name: name})
 	s.release()
+	return nil
 }
 
 // release reports the cookies that need wait no longer.

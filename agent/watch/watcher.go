@@ -285,6 +285,22 @@ func (w *watcher) checkRoot() error {
 	return nil
 }
 
+// lookAtMounts returns the paths below the root where something was mounted or unmounted since the last look. That has no
+// event: it is looked for now and then, and before a cookie is passed on.
+func (w *watcher) lookAtMounts() ([]string, error) {
+	if !w.mounts.changed() {
+		return nil, nil
+	}
+	if err := w.checkRoot(); err != nil {
+		return nil, err
+	}
+	paths := w.mounts.update(w.root.path)
+	if len(paths) > 0 {
+		w.findBlindness()
+	}
+	return paths, nil
+}
+
 // attached says that the root is watched completely.
 func (w *watcher) attached() {
 	if w.lost {
