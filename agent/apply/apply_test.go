@@ -290,6 +290,8 @@ func hostProblems() []problem {
 		{"source is a file", plan.Source, data, func(h *hosttest.Host) { h.Put("/srv/data", "") }, "source.path", []string{"/srv/data is not a directory"}},
 		{"unknown uid", plan.Backup, from("uid: root", "uid: nobody-here"), none, "backup.uid", []string{`no user "nobody-here"`}},
 		{"unknown gid", plan.Backup, from("gid: root", "gid: nobody-here"), none, "backup.gid", []string{`no group "nobody-here"`}},
+		{"unknown gid that is a user's name", plan.Backup, from("uid: root\n  gid: root", "uid: backup\n  gid: backup"), func(h *hosttest.Host) { delete(h.Groups, "backup") },
+			"backup.gid", []string{`no group "backup"`}},
 		{"unresolvable source", plan.Backup, from("address: 127.0.0.1", "address: no-such-host"), none, "source.address", []string{`"no-such-host"`, "IP address"}},
 		{"port taken by the system's rsync", plan.Backup, data, listens(host.Listener{PID: 7, Command: "rsync", Unit: "rsync.service"}), "backup.port", []string{"port 8730", "rsync.service", "systemctl disable --now rsync.service"}},
 		{"port taken", plan.Backup, data, listens(host.Listener{PID: 7, Command: "nginx"}), "backup.port", []string{"nginx (process 7)", "backup.port"}},

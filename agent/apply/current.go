@@ -182,12 +182,12 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 	f.Rsync.Path, f.Rsync.Version, f.Rsync.Fault = found.Rsync.Path, found.Rsync.Version, found.Rsync.Fault
 	for _, name := range q.Users {
 		if _, ok := found.UIDs[name]; !ok && name == p.Backup.UID {
-			f.Unknown = append(f.Unknown, name)
+			f.NoUser = name
 		}
 	}
 	for _, name := range q.Groups {
 		if _, ok := found.GIDs[name]; !ok {
-			f.Unknown = append(f.Unknown, name)
+			f.NoGroup = name
 		}
 	}
 	before := s.rec.Pairs[p.Name][plan.Backup]

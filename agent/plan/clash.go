@@ -20,7 +20,8 @@ type Facts struct {
 	Rsync     struct{ Path, Version, Fault string }
 	Tenants   []Tenant // every pair on this host
 	Exports   []Export // modules of rsync daemons that are not ours
-	Unknown   []string // users and groups of the definition that do not exist
+	NoUser    string   // backup.uid, when there is no such user
+	NoGroup   string   // backup.gid, when there is no such group
 	Addresses []string // what source.address stands for
 	Listener  *Listener
 	SSH       string // where the ssh client is
@@ -171,12 +172,11 @@ func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
 	if err := rsyncd.CheckModuleName(p.Backup.Module); err != nil {
 		add("backup.module", err.Error(), "")
 	}
-	for _, name := range f.Unknown {
-		field, what := "backup.uid", "user"
-		if name == p.Backup.GID && name != p.Backup.UID {
-			field, what = "backup.gid", "group"
-		}
-		add(field, fmt.Sprintf("the backup host has no %s %q", what, name), "create it, or write root")
+	if f.NoUser != "" {
+		add("backup.uid", fmt.Sprintf("the backup host has no user %q", f.NoUser), "create it, or write root")
+	}
+	if f.NoGroup != "" {
+		add("backup.gid", fmt.Sprintf("the backup host has no group %q", f.NoGroup), "create it, or write root")
 	}
 	if len(f.Addresses) == 0 {
 		add("source.address", fmt.Sprintf("the backup host cannot resolve %q, so it cannot let the source host in by its address", p.Source.Address),

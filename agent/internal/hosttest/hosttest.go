@@ -26,6 +26,7 @@ import (
 type Host struct {
 	Files     map[string]host.File
 	Users     map[string]int
+	Groups    map[string]int
 	Sysctls   map[string]string
 	Listeners map[int]host.Listener // of others; ours is known
 	Names     map[string][]string   // name server; addresses stand for themselves
@@ -56,6 +57,7 @@ func New() *Host {
 	h := &Host{
 		Files:     map[string]host.File{},
 		Users:     map[string]int{"root": 0, "backup": 34},
+		Groups:    map[string]int{"root": 0, "backup": 34},
 		Sysctls:   map[string]string{"fs.inotify.max_user_watches": "65536"},
 		Listeners: map[int]host.Listener{},
 		Names:     map[string][]string{"nfs01": {"172.16.1.31"}},
@@ -223,7 +225,7 @@ type users Host
 
 func (s *users) Add(_ context.Context, name string) error {
 	return (*Host)(s).change("add user "+name, func() error {
-		s.Users[name] = 990
+		s.Users[name], s.Groups[name] = 990, 990
 		return nil
 	})
 }
@@ -231,6 +233,7 @@ func (s *users) Add(_ context.Context, name string) error {
 func (s *users) Remove(_ context.Context, name string) error {
 	return (*Host)(s).change("remove user "+name, func() error {
 		delete(s.Users, name)
+		delete(s.Groups, name)
 		return nil
 	})
 }
@@ -248,7 +251,7 @@ func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 		}
 	}
 	for _, name := range q.Groups {
-		if id, ok := h.Users[name]; ok {
+		if id, ok := h.Groups[name]; ok {
 			f.GIDs[name] = id
 		}
 	}
