@@ -112,7 +112,7 @@ func leaving(current, desired State) []Step {
 			continue
 		}
 		steps = append(steps, Step{Kind: RemoveLine, Line: have, Words: p + " lets in a key that is no longer needed",
-			Change: Change{Object: have.Object, Path: p, Action: "delete", Diff: fmt.Sprintf("--- %s\n+++ %s\n%s", p, p, unified([]byte(have.Text), nil))}})
+			Change: Change{Object: have.Object, Path: p, Action: "update", Diff: fmt.Sprintf("--- %s\n+++ %s\n%s", p, p, unified([]byte(have.Text), nil))}})
 	}
 	return steps
 }
