@@ -520,6 +520,23 @@ func (r *rig) start() *rig {
 	return r
 }
 
+// begin starts with these files in the source, and lets the first full batch come to its end.
+func (r *rig) begin(files ...string) {
+	for _, p := range files {
+		r.e.src.put(p, node{data: "1"})
+	}
+	r.start()
+	r.after(time.Second)
+}
+
+// settles lets time pass, after which the pair must be in step.
+func (r *rig) settles(d time.Duration) {
+	r.t.Helper()
+	r.after(d)
+	r.wantState(InStep)
+	r.wantEqual()
+}
+
 func (r *rig) stop() {
 	r.t.Helper()
 	r.cancel()
@@ -555,9 +572,7 @@ func (r *rig) events(events ...watch.Event) {
 	for _, e := range events {
 		told.job = append(told.job, fmt.Sprintf("%s %d dir=%v tree=%v", e.Path, e.Op, e.Dir, e.Tree))
 	}
-	r.e.mu.Lock()
-	r.e.told = append(r.e.told, told)
-	r.e.mu.Unlock()
+	r.e.set(func() { r.e.told = append(r.e.told, told) })
 	r.w.reports <- watch.Report{Events: events}
 }
 
@@ -572,6 +587,27 @@ func (r *rig) write(p, data string) {
 		op |= watch.Create
 	}
 	r.events(watch.Event{Path: p, Op: op})
+}
+
+// writeAll makes files in the source and tells of all of them at once.
+func (r *rig) writeAll(n node, paths ...string) {
+	var events []watch.Event
+	r.e.set(func() {
+		for _, p := range paths {
+			r.e.src.put(p, n)
+			events = append(events, watch.Event{Path: p, Op: watch.Create})
+		}
+	})
+	r.events(events...)
+}
+
+// numbered are n names.
+func numbered(format string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf(format, i)
+	}
+	return out
 }
 
 // rm removes a path with everything below it, and tells of all of it, children first.

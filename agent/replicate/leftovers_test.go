@@ -15,16 +15,12 @@ import (
 // the backup host gives up.
 func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
-		r.e.src.put("a", node{data: "1"})
-		r.start()
-		r.after(time.Second)
+		r.begin("a")
 		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
 			if what != "send" {
 				return nil
 			}
-			r.e.mu.Lock()
-			r.e.dst.put(".b.x7Hq2s", node{data: "part"})
-			r.e.mu.Unlock()
+			r.e.set(func() { r.e.dst.put(".b.x7Hq2s", node{data: "part"}) })
 			res := failure(transfer.Transient, "broken")
 			res.Cut = true
 			return res
@@ -35,14 +31,10 @@ func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
 		if s := r.status(); s.State == InStep {
 			t.Error("in step, before anybody has looked")
 		}
-		r.after(10 * time.Second)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(10 * time.Second)
 
 		r.e.set(func() { r.e.dst.put(".b.late00", node{data: "part"}) })
-		r.after(time.Duration(r.l.pair.Transfer.Timeout) + 2*lateCleanUp)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(time.Duration(r.l.pair.Transfer.Timeout) + 2*lateCleanUp)
 		if n := r.l.full.started; n != 3 {
 			t.Errorf("%d full batches, want 3: at the start, at once, late", n)
 		}

@@ -26,8 +26,7 @@ func TestUnmountedBelowTheSourceDeletesNothing(t *testing.T) {
 		r.e.src.put("keep", node{data: "1"})
 		mount(true)
 		r.mounts = []string{"d/m"}
-		r.start()
-		r.after(time.Second)
+		r.begin()
 		r.wantState(InStep)
 		if m, err := readMounts(r.l.agent.opts.StateDir); err != nil || !m["d/m"] {
 			t.Errorf("for the next start: %v, %v", m, err)
@@ -45,9 +44,7 @@ func TestUnmountedBelowTheSourceDeletesNothing(t *testing.T) {
 		mount(true)
 		r.e.set(func() { r.e.src.remove("d/m/g") }) // in truth, elsewhere
 		r.events(rescan)
-		r.after(time.Minute)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(time.Minute)
 
 		mount(false)
 		r.events(rescan)

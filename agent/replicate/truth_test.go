@@ -53,8 +53,7 @@ func TestDirectoryThatIsSentItselfIsSettled(t *testing.T) {
 func TestNotInStepAfterTheWatcherFailed(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.e.src.put("a", node{data: "0"})
-		r.start()
-		r.after(time.Second)
+		r.begin()
 		r.wantState(InStep)
 		r.e.set(func() { r.e.takes = 10 * time.Second })
 		r.w.end <- errors.New("inotify: too many open files")
@@ -66,9 +65,7 @@ func TestNotInStepAfterTheWatcherFailed(t *testing.T) {
 			t.Fatal("the comparison is over already")
 		}
 		r.wantState(Behind)
-		r.after(time.Minute)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(time.Minute)
 	})
 }
 
@@ -77,8 +74,7 @@ func TestNotInStepWithDeletionsThatWereDropped(t *testing.T) {
 		for _, p := range []string{"a", "b", "keep"} {
 			r.e.src.put(p, node{data: "1"})
 		}
-		r.start()
-		r.after(time.Second)
+		r.begin()
 		r.wantState(InStep)
 		r.rm("a")
 		r.rm("b")
@@ -100,23 +96,24 @@ func TestNotInStepWithDeletionsThatWereDropped(t *testing.T) {
 			t.Fatal("the comparison is over already, or the deletion is not")
 		}
 		r.wantState(Behind)
-		r.after(time.Minute)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(time.Minute)
 	})
+}
+
+// holdFive removes five of nine files, which must be more than may be deleted.
+func (r *rig) holdFive() {
+	r.t.Helper()
+	names := numbered("%d", 9)
+	r.begin(names...)
+	for _, name := range names[:5] {
+		r.rm(name)
+	}
+	r.after(time.Second)
 }
 
 func TestNotInStepAfterAnApprovalOfMoreThanIsKept(t *testing.T) {
 	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
-		for i := range 9 {
-			r.e.src.put(fmt.Sprint(i), node{data: "1"})
-		}
-		r.start()
-		r.after(time.Second)
-		for i := range 5 {
-			r.rm(fmt.Sprint(i))
-		}
-		r.after(time.Second)
+		r.holdFive()
 		r.wantState(Held)
 		if err := r.l.call(t.Context(), func(time.Time) {
 			delete(r.l.door.held.items, "0") // as if there was no room for it
@@ -127,23 +124,13 @@ func TestNotInStepAfterAnApprovalOfMoreThanIsKept(t *testing.T) {
 		if _, err := r.l.approve(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r.after(time.Minute)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(time.Minute)
 	})
 }
 
 func TestTooManyHeldDeletionsAreLookedForOnce(t *testing.T) {
 	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
-		for i := range 9 {
-			r.e.src.put(fmt.Sprint(i), node{data: "1"})
-		}
-		r.start()
-		r.after(time.Second)
-		for i := range 5 {
-			r.rm(fmt.Sprint(i))
-		}
-		r.after(time.Second)
+		r.holdFive()
 		count := r.wantState(Held).Held.Count
 		lists := r.e.count("list")
 		if err := r.l.call(t.Context(), func(now time.Time) {
@@ -178,10 +165,7 @@ func TestNothingIsDeletedAfterDeletionsWereSwitchedOff(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"pending": 50 * time.Millisecond, "looked at": 125 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, nil, func(t *testing.T, r *rig) {
-				r.e.src.put("keep", node{data: "1"})
-				r.e.src.put("a", node{data: "1"})
-				r.start()
-				r.after(time.Second)
+				r.begin("keep", "a")
 				r.wantEqual()
 				r.rm("a")
 				r.after(wait)
@@ -198,15 +182,7 @@ func TestNothingIsDeletedAfterDeletionsWereSwitchedOff(t *testing.T) {
 
 func TestHeldDeletionsLapseWhenDeletionsAreSwitchedOff(t *testing.T) {
 	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
-		for i := range 9 {
-			r.e.src.put(fmt.Sprint(i), node{data: "1"})
-		}
-		r.start()
-		r.after(time.Second)
-		for i := range 5 {
-			r.rm(fmt.Sprint(i))
-		}
-		r.after(time.Second)
+		r.holdFive()
 		r.wantState(Held)
 		r.reload(func(p *pair.Pair) { p.Delete.Enabled = false })
 		r.after(time.Second)
@@ -224,8 +200,7 @@ func TestHeldDeletionsLapseWhenDeletionsAreSwitchedOff(t *testing.T) {
 func TestNotInStepAfterEventsWereSwitchedOn(t *testing.T) {
 	bubble(t, func(p *pair.Pair) { p.Watch.Events = []string{"create", "delete", "move"} }, func(t *testing.T, r *rig) {
 		r.e.src.put("a", node{data: "0"})
-		r.start()
-		r.after(time.Second)
+		r.begin()
 		r.e.set(func() { r.e.src.put("a", node{data: "1"}) })
 		r.events(watch.Event{Path: "a", Op: watch.Modify})
 		r.after(time.Minute)
@@ -233,9 +208,7 @@ func TestNotInStepAfterEventsWereSwitchedOn(t *testing.T) {
 			t.Fatal("it was sent")
 		}
 		r.reload(func(p *pair.Pair) { p.Watch.Events = pair.Defaults().Watch.Events })
-		r.after(time.Minute)
-		r.wantState(InStep)
-		r.wantEqual()
+		r.settles(time.Minute)
 	})
 }
 
