@@ -6,17 +6,13 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"path"
 	"slices"
 	"strings"
 	"sync"
-	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
@@ -127,7 +123,8 @@ func (e *fakeEngine) Open() (root, error) {
 	return fakeRoot{e, e.id}, nil
 }
 
-func (r fakeRoot) Close() error                         { return nil }
+func (r fakeRoot) Close() error { return nil }
+
 func (r fakeRoot) Identity() (transfer.Identity, error) { return r.id, nil }
 
 func (r fakeRoot) Empty() (bool, error) {
@@ -452,224 +449,14 @@ func (w *fakeWatcher) Run(ctx context.Context) error {
 		return err
 	}
 }
+
 func (w *fakeWatcher) Reports() <-chan watch.Report { return w.reports }
-func (w *fakeWatcher) Ready() <-chan struct{}       { return w.ready }
-func (w *fakeWatcher) Info() watch.Info             { return w.info }
-func (w *fakeWatcher) SetExclude(e *watch.Exclude)  { w.exclude = e }
 
-// rig is a loop between fakes, inside a synctest bubble: time passes only when everything waits.
-type rig struct {
-	t    *testing.T
-	e    *fakeEngine
-	w    *fakeWatcher
-	l    *loop
-	log  *logBuffer
-	told []string
+func (w *fakeWatcher) Ready() <-chan struct{} { return w.ready }
 
-	mu       sync.Mutex
-	watchers int   // made so far
-	watchErr error // for the next one
-	mounts   []string
-	cancel   context.CancelFunc
-	ended    chan error
-}
+func (w *fakeWatcher) Info() watch.Info { return w.info }
 
-func newRig(t *testing.T, change func(*pair.Pair)) *rig {
-	t.Helper()
-	r := &rig{t: t, e: newFakeEngine(), log: &logBuffer{}}
-	p := pair.Defaults()
-	p.Name = "data"
-	p.Source = pair.Source{Host: "nfs01", Path: "/data"}
-	p.Backup.Host, p.Backup.Path = "backup", "/backup"
-	p.Full.Every = ""
-	p.Complete()
-	if change != nil {
-		change(&p)
-	}
-	agent, err := New(Options{
-		Pair: p, StateDir: t.TempDir(), RuntimeDir: t.TempDir(),
-		Log:    slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Notify: func(s string) { r.mu.Lock(); r.told = append(r.told, s); r.mu.Unlock() },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	agent.watcher = func(pair.Pair, string, func(int)) (watch.Watcher, error) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.watchers++
-		if r.watchErr != nil {
-			return nil, r.watchErr
-		}
-		r.w = &fakeWatcher{reports: make(chan watch.Report), ready: make(chan struct{}), end: make(chan error), info: watch.Info{Backend: "fake", Mounts: r.mounts}}
-		close(r.w.ready)
-		return r.w, nil
-	}
-	if r.l, err = newLoop(agent, r.e, nil); err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// start runs the loop and lets the first full batch come to its end.
-func (r *rig) start() *rig {
-	ctx, cancel := context.WithCancel(r.t.Context())
-	r.cancel, r.ended = cancel, make(chan error, 1)
-	go func() { r.ended <- r.l.run(ctx) }()
-	synctest.Wait()
-	return r
-}
-
-// begin starts with these files in the source, and lets the first full batch come to its end.
-func (r *rig) begin(files ...string) {
-	for _, p := range files {
-		r.e.src.put(p, node{data: "1"})
-	}
-	r.start()
-	r.after(time.Second)
-}
-
-// settles lets time pass, after which the pair must be in step.
-func (r *rig) settles(d time.Duration) {
-	r.t.Helper()
-	r.after(d)
-	r.wantState(InStep)
-	r.wantEqual()
-}
-
-func (r *rig) stop() {
-	r.t.Helper()
-	r.cancel()
-	if err := <-r.ended; err != nil {
-		r.t.Errorf("the loop ended with %v", err)
-	}
-	if r.t.Failed() {
-		r.t.Logf("end of the log:\n%s", r.log.tail(60))
-		all := append(slices.Clone(r.e.runs), r.e.told...)
-		slices.SortStableFunc(all, func(a, b fakeRun) int { return int(a.at - b.at) })
-		for _, run := range all[max(0, len(all)-120):] {
-			r.t.Log(run)
-		}
-	}
-}
-
-// toldManager is what the service manager was told so far.
-func (r *rig) toldManager() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.told)
-}
-
-// after lets time pass.
-func (r *rig) after(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
-}
-
-// events delivers events.
-func (r *rig) events(events ...watch.Event) {
-	told := fakeRun{at: time.Since(r.e.began), what: "events"}
-	for _, e := range events {
-		told.job = append(told.job, fmt.Sprintf("%s %d dir=%v tree=%v", e.Path, e.Op, e.Dir, e.Tree))
-	}
-	r.e.set(func() { r.e.told = append(r.e.told, told) })
-	r.w.reports <- watch.Report{Events: events}
-}
-
-// write changes a file in the source and tells of it.
-func (r *rig) write(p, data string) {
-	r.e.mu.Lock()
-	_, was := r.e.src[p]
-	r.e.src.put(p, node{data: data})
-	r.e.mu.Unlock()
-	op := watch.Modify
-	if !was {
-		op |= watch.Create
-	}
-	r.events(watch.Event{Path: p, Op: op})
-}
-
-// writeAll makes files in the source and tells of all of them at once.
-func (r *rig) writeAll(n node, paths ...string) {
-	var events []watch.Event
-	r.e.set(func() {
-		for _, p := range paths {
-			r.e.src.put(p, n)
-			events = append(events, watch.Event{Path: p, Op: watch.Create})
-		}
-	})
-	r.events(events...)
-}
-
-// numbered are n names.
-func numbered(format string, n int) []string {
-	out := make([]string, n)
-	for i := range out {
-		out[i] = fmt.Sprintf(format, i)
-	}
-	return out
-}
-
-// rm removes a path with everything below it, and tells of all of it, children first.
-func (r *rig) rm(p string) {
-	r.e.mu.Lock()
-	var events []watch.Event
-	gone := r.e.src.below(p)
-	slices.Reverse(gone)
-	for _, q := range append(gone, p) {
-		events = append(events, watch.Event{Path: q, Op: watch.Delete, Dir: r.e.src[q].dir})
-	}
-	r.e.src.remove(p)
-	r.e.mu.Unlock()
-	r.events(events...)
-}
-
-// backup is the content of a file on the backup.
-func (r *rig) backup(p string) string {
-	r.e.mu.Lock()
-	defer r.e.mu.Unlock()
-	return r.e.dst[p].data
-}
-
-func (r *rig) onBackup(p string) bool {
-	r.e.mu.Lock()
-	defer r.e.mu.Unlock()
-	_, ok := r.e.dst[p]
-	return ok
-}
-
-func (r *rig) status() Status {
-	r.t.Helper()
-	var s Status
-	if err := r.l.call(r.t.Context(), func(now time.Time) { s = r.l.status(now) }); err != nil {
-		r.t.Fatal(err)
-	}
-	return s
-}
-
-func (r *rig) wantState(want State, words ...string) Status {
-	r.t.Helper()
-	s := r.status()
-	if s.State != want {
-		r.t.Errorf("state is %s (%s), want %s", s.State, s.Reason, want)
-	}
-	for _, w := range words {
-		if !strings.Contains(s.Reason+" "+s.Hint, w) {
-			r.t.Errorf("reason %q, hint %q: nothing about %q", s.Reason, s.Hint, w)
-		}
-	}
-	return s
-}
-
-// wantEqual compares source and backup.
-func (r *rig) wantEqual() {
-	r.t.Helper()
-	r.e.mu.Lock()
-	defer r.e.mu.Unlock()
-	if !maps.Equal(r.e.src, r.e.dst) {
-		r.t.Errorf("source %v\nbackup %v", r.e.src, r.e.dst)
-	}
-}
+func (w *fakeWatcher) SetExclude(e *watch.Exclude) { w.exclude = e }
 
 func failure(class transfer.Class, message string) *transfer.Result {
 	return &transfer.Result{Class: class, Status: 1, Message: message, Hint: "mend it"}

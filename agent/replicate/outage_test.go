@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+func TestUnreachableBackupIsProbedWithBackOff(t *testing.T) {
+	bubble(t, func(p *pair.Pair) {
+		p.Retry.Initial, p.Retry.Max = pair.Duration(time.Second), pair.Duration(time.Minute)
+	}, func(t *testing.T, r *rig) {
+		r.begin()
+		r.e.setAnswer(func(string, []string) *transfer.Result {
+			return failure(transfer.Transient, "no connection to backup:873")
+		})
+		down := time.Since(r.e.began)
+		r.write("a", "1")
+		r.after(200 * time.Millisecond)
+		r.wantState(Behind) // one failure is not an outage yet
+		r.after(3 * time.Second)
+		r.wantState(Failing, "no connection", "mend it")
+		for i := range 100 {
+			r.write(fmt.Sprintf("f%d", i), "1")
+			r.after(6 * time.Second)
+		}
+		if n := r.e.count("send"); n != 1 {
+			t.Errorf("%d batches were tried while the backup was down", n)
+		}
+		probes := r.e.times("probe")
+		last := down
+		for i, at := range probes {
+			gap := at - last
+			want := min(time.Second<<i, time.Minute)
+			if gap < want*3/4 || gap > want+50*time.Millisecond {
+				t.Errorf("probe %d came after %v, want about %v", i, gap, want)
+			}
+			last = at
+		}
+		if n := len(probes); n < 14 || n > 20 {
+			t.Errorf("%d probes in ten minutes", n)
+		}
+		if n := strings.Count(r.log.String(), "level=WARN"); n > 2 {
+			t.Errorf("%d warnings", n)
+		}
+		r.e.setAnswer(nil)
+		r.settles(time.Minute)
+	})
+}
+
+func TestPermanentFailureIsRetriedSlowlyOrWhenAsked(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Retry.Max = pair.Duration(5 * time.Minute) }, func(t *testing.T, r *rig) {
+		r.e.setAnswer(func(string, []string) *transfer.Result {
+			return failure(transfer.Permanent, "the backup host refuses the password")
+		})
+		r.begin()
+		r.wantState(Failing, "password", "mend it")
+		r.after(3 * time.Minute)
+		if n := r.e.count("probe"); n != 0 {
+			t.Errorf("%d tries within three minutes", n)
+		}
+		r.after(3 * time.Minute)
+		if n := r.e.count("probe"); n != 1 {
+			t.Errorf("%d tries within six minutes", n)
+		}
+		r.e.setAnswer(nil)
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Second)
+		r.wantState(InStep)
+	})
+}
+
+func TestFullDiskOnTheBackupRecoversByItself(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin()
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				return failure(transfer.NoSpace, "the backup is full")
+			}
+			return nil
+		})
+		for i := range 50 {
+			r.write(fmt.Sprintf("f%d", i), "1")
+		}
+		r.after(10 * time.Second)
+		r.wantState(Failing, "full")
+		if n := r.e.count("send"); n > 6 {
+			t.Errorf("%d tries in ten seconds", n)
+		}
+		r.e.setAnswer(nil)
+		r.settles(20 * time.Second)
+	})
+}
+
+// What rsync says and nobody understands must not hold back the paths that have nothing to do with it.
+func TestTransferThatIsNotUnderstoodIsBisected(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin()
+		bad := func(what string, paths []string) *transfer.Result {
+			if slices.Contains(paths, "f37") {
+				return failure(transfer.Unknown, "rsync ended with status 99")
+			}
+			return nil
+		}
+		r.e.setAnswer(bad)
+		r.writeAll(node{data: "1"}, numbered("f%d", 100)...)
+		r.after(900 * time.Millisecond)
+		s := r.wantState(Degraded, "f37", "status 99")
+		if s.Ledger.Count != 1 || s.Ledger.Entries[0].Path != "f37" {
+			t.Errorf("ledger: %+v", s.Ledger)
+		}
+		r.e.mu.Lock()
+		if n := len(r.e.dst); n != 99 {
+			t.Errorf("%d of 99 arrived", n)
+		}
+		r.e.mu.Unlock()
+		// Its tries come at growing distances, and other changes go on beside them.
+		before := r.e.count("send")
+		r.after(time.Hour)
+		if n := r.e.count("send") - before; n < 12 || n > 25 {
+			t.Errorf("%d tries in an hour", n)
+		}
+		r.write("other", "1")
+		r.after(100 * time.Millisecond)
+		if r.backup("other") != "1" {
+			t.Error("a path in the ledger holds back others")
+		}
+		r.e.setAnswer(nil)
+		r.settles(6 * time.Minute)
+	})
+}
+
+func TestWhenNothingIsUnderstoodItIsAnOutage(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin()
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			return failure(transfer.Unknown, "rsync ended with status 99")
+		})
+		r.writeAll(node{data: "1"}, numbered("f%d", 2000)...)
+		r.after(time.Minute)
+		r.wantState(Failing, "status 99")
+		if n := r.e.count("send"); n > 100 {
+			t.Errorf("%d runs in a minute", n)
+		}
+		r.e.setAnswer(nil)
+		r.settles(10 * time.Minute)
+	})
+}
+
+func TestSilentTransferMakesUsAskTheBackup(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				time.Sleep(50 * time.Second) // rsync notices late that the link was cut
+			}
+			return failure(transfer.Transient, "no answer")
+		})
+		r.write("b", "1")
+		r.after(9 * time.Second)
+		r.wantState(Behind)
+		r.after(6 * time.Second)
+		r.wantState(Failing, "no answer")
+		r.e.setAnswer(nil)
+		r.settles(2 * time.Minute)
+	})
+}
+
+// The other directions of the same: a slow transfer to a backup that answers is left alone.
+func TestSlowTransferIsLeftAlone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				time.Sleep(10 * time.Minute)
+			}
+			return nil
+		})
+		r.write("b", "1")
+		r.after(9 * time.Minute)
+		r.wantState(Behind)
+		r.after(2 * time.Minute)
+		r.wantState(InStep)
+		if n := r.e.count("send"); n != 2 {
+			t.Errorf("%d runs", n)
+		}
+		if n := r.e.count("probe"); n < 50 || n > 62 {
+			t.Errorf("%d probes in ten minutes", n)
+		}
+	})
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
+)
+
+func TestChangeIsSentAfterItsDelay(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.src.put("a", node{data: "0"})
+		r.begin()
+		r.wantState(InStep)
+		before := r.e.count("send")
+		r.write("a", "1")
+		r.after(19 * time.Millisecond)
+		if n := r.e.count("send") - before; n != 0 {
+			t.Errorf("%d runs before the delay was over", n)
+		}
+		r.wantState(Behind, "1 path")
+		r.after(time.Millisecond)
+		if n := r.e.count("send") - before; n != 1 {
+			t.Errorf("%d runs after the delay", n)
+		}
+		r.settles(10 * time.Millisecond)
+		if s := r.status(); s.Latency.Count != 2 || s.Latency.P50 != 0.03 {
+			t.Errorf("latency %+v", s.Latency)
+		}
+	})
+}
+
+func TestOpenFileIsWaitedForWithinMaxDelay(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.set(func() {
+			r.e.open["log"] = true
+			r.e.open["quick"] = true
+		})
+		r.write("log", "1")
+		r.write("quick", "1")
+		r.after(time.Second)
+		r.e.set(func() { delete(r.e.open, "quick") })
+		r.after(250 * time.Millisecond)
+		if !r.onBackup("quick") {
+			t.Error("a file that was closed a quarter of a second ago is not sent")
+		}
+		r.after(3 * time.Second)
+		if r.onBackup("log") {
+			t.Error("an open file was sent at once")
+		}
+		r.after(time.Second)
+		if !r.onBackup("log") {
+			t.Error("a file that is never closed was not sent after max_delay")
+		}
+	})
+}
+
+func TestFileThatIsBeingCopiedIsWaitedForLonger(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		grow := func(n int64) {
+			r.e.mu.Lock()
+			old := r.e.src["copy"]
+			r.e.src.put("copy", node{size: old.size + n})
+			r.e.mu.Unlock()
+			r.events(watch.Event{Path: "copy", Op: watch.Create | watch.Modify})
+		}
+		r.e.set(func() { r.e.open["copy"] = true })
+		for range 60 {
+			grow(copyRate)
+			r.after(time.Second)
+		}
+		if r.onBackup("copy") {
+			t.Error("a file was sent while it was being copied")
+		}
+		r.after(10 * time.Second) // it stalls
+		if !r.onBackup("copy") {
+			t.Error("a copy that stalls is never sent")
+		}
+	})
+}
+
+func TestBigFilesLeaveASlotForSmallOnes(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(func(what string, paths []string) *transfer.Result {
+			if len(paths) > 0 && strings.HasPrefix(paths[0], "big") {
+				time.Sleep(time.Hour)
+			}
+			return nil
+		})
+		for i := range 3 {
+			r.writeAll(node{size: bigFile}, fmt.Sprintf("big%d", i))
+		}
+		r.after(time.Second)
+		for i := range 10 {
+			r.write(fmt.Sprintf("small%d", i), "1")
+			r.after(100 * time.Millisecond)
+			if r.backup(fmt.Sprintf("small%d", i)) != "1" {
+				t.Errorf("small file %d waits for big ones", i)
+			}
+		}
+		s := r.status()
+		big := 0
+		for _, j := range s.InFlight {
+			if j.Kind == "big" && !j.Started.IsZero() {
+				big++
+			}
+		}
+		if big != 1 {
+			t.Errorf("%d big files at once with two slots: %+v", big, s.InFlight)
+		}
+		r.after(4 * time.Hour)
+		r.wantEqual()
+	})
+}
+
+func TestHugeBatchIsSplitBySize(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.writeAll(node{size: bigFile - 1}, numbered("f%02d", 40)...)
+		r.after(time.Second)
+		for _, run := range r.e.runs {
+			if n := len(run.job); n > batchBytes/(bigFile-1) {
+				t.Errorf("%d files in one run", n)
+			}
+		}
+		r.wantEqual()
+	})
+}
