@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,6 +72,7 @@ func newPatient(t *testing.T) *patient {
 func (p *patient) start(t *testing.T, rsync string) bool {
 	t.Helper()
 	cmd := exec.Command(rsync, "--daemon", "--no-detach", "--config="+filepath.Join(p.dir, "rsyncd.conf"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -78,10 +81,11 @@ func (p *patient) start(t *testing.T, rsync string) bool {
 		cmd.Wait() //nolint:errcheck // it ends by our signal
 		close(ended)
 	}()
-	p.stop = func() {
-		cmd.Process.Kill() //nolint:errcheck // it may have ended
+	p.stop = sync.OnceFunc(func() {
+		// With the processes of its connections, which write to the log.
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // they may all have ended
 		<-ended
-	}
+	})
 	t.Cleanup(p.stop)
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort(p.address, strconv.Itoa(p.daemonPort)), time.Second)
