@@ -49,7 +49,6 @@ func (w *world) follow(t *testing.T, page, from, to string) {
 	if begin < 0 || end < 0 {
 		t.Fatalf("%s has no section %q or %q", page, from, to)
 	}
-	byName := map[string]*lab.Host{"nfs01": w.source, "backup": w.backup}
 	for _, b := range block.FindAllStringSubmatch(text[begin:end], -1) {
 		lang, where, body := b[1], strings.TrimSpace(b[2]), b[3]
 		switch {
@@ -62,25 +61,11 @@ func (w *world) follow(t *testing.T, page, from, to string) {
 		case lang != "sh" || where == "":
 			continue // cmd/lockstep has a test that it says why
 		case where == "copy":
-			m := regexp.MustCompile(`^scp (\w+):(\S+) (\w+):\n$`).FindStringSubmatch(body)
-			if m == nil {
-				t.Fatalf("%s: cannot follow %q", page, body)
-			}
-			file, err := byName[m[1]].ReadFile(t.Context(), "/root/"+m[2])
-			if err == nil {
-				err = byName[m[3]].WriteFile(t.Context(), "/root/"+m[2], file, 0o644)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			w.copy(t, body, "")
 		default:
-			hosts := map[string][]*lab.Host{"source": {w.source}, "backup": {w.backup}, "both": w.Hosts()}[where]
-			if len(hosts) == 0 {
-				t.Fatalf("%s: a block for %q", page, where)
-			}
 			script := regexp.MustCompile(`(?m)^lockstep status .*--watch.*$`).ReplaceAllString(body, `timeout 1 $0 || [ $$? = 124 ]`)
 			script = strings.ReplaceAll(script, "FINGERPRINT", w.fingerprint)
-			for _, h := range hosts {
+			for _, h := range w.on(t, where) {
 				out, err := h.Shell(t.Context(), "cd /root\n"+script)
 				if err != nil {
 					t.Fatalf("%s: following %s: %v\n%s", h.Name, page, err, out)
@@ -94,6 +79,39 @@ func (w *world) follow(t *testing.T, page, from, to string) {
 			w.followed = map[string]bool{}
 		}
 		w.followed[page+"\n"+body] = true
+	}
+}
+
+// on gives the hosts that a block is for, by the word behind its language.
+func (w *world) on(t *testing.T, where string) []*lab.Host {
+	t.Helper()
+	hosts := map[string][]*lab.Host{"source": {w.source}, "backup": {w.backup}, "both": w.Hosts()}[where]
+	if len(hosts) == 0 {
+		t.Fatalf("a block for %q", where)
+	}
+	return hosts
+}
+
+// copy does what a line such as "scp nfs01:FILE backup:" says, from root's home to root's home. The host "control" is the
+// directory given, of whoever runs Terraform or Ansible.
+func (w *world) copy(t *testing.T, line, control string) {
+	t.Helper()
+	m := regexp.MustCompile(`^scp (\w+):(\S+) (\w+):\n$`).FindStringSubmatch(line)
+	hosts := map[string]*lab.Host{"nfs01": w.source, "backup": w.backup}
+	toControl := m != nil && m[3] == "control" && control != ""
+	if m == nil || hosts[m[1]] == nil || hosts[m[3]] == nil && !toControl {
+		t.Fatalf("cannot follow %q", line)
+	}
+	data, err := hosts[m[1]].ReadFile(t.Context(), "/root/"+m[2])
+	switch {
+	case err != nil:
+	case toControl:
+		err = os.WriteFile(filepath.Join(control, m[2]), data, 0o644)
+	default:
+		err = hosts[m[3]].WriteFile(t.Context(), "/root/"+m[2], data, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -18,11 +18,6 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
 )
 
-var (
-	migrationBlock   = regexp.MustCompile("(?ms)^```(\\w*)( \\w+)?\n(.*?)^```$")
-	migrationHeading = regexp.MustCompile(`(?m)^## (.*)$`)
-)
-
 // migration is docs/migration.md with two hosts on which it is done.
 type migration struct {
 	*controlNode
@@ -33,7 +28,7 @@ type migration struct {
 // section gives the blocks below one heading.
 func (m *migration) section(t *testing.T, name string) [][]string {
 	t.Helper()
-	at := migrationHeading.FindAllStringSubmatchIndex(m.text, -1)
+	at := regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatchIndex(m.text, -1) // in a block, # begins a comment
 	for i, h := range at {
 		if m.text[h[2]:h[3]] != name {
 			continue
@@ -42,7 +37,7 @@ func (m *migration) section(t *testing.T, name string) [][]string {
 		if i+1 < len(at) {
 			end = at[i+1][0]
 		}
-		return migrationBlock.FindAllStringSubmatch(m.text[h[1]:end], -1)
+		return block.FindAllStringSubmatch(m.text[h[1]:end], -1)
 	}
 	t.Fatalf("docs/migration.md has no section %q", name)
 	return nil
@@ -63,7 +58,6 @@ func (m *migration) file(t *testing.T, section, lang string) string {
 // follow does literally what a section says.
 func (m *migration) follow(t *testing.T, section string) (out string) {
 	t.Helper()
-	byName := map[string]*lab.Host{"nfs01": m.source, "backup": m.backup}
 	done := 0
 	for _, b := range m.section(t, section) {
 		where, body := strings.TrimSpace(b[2]), b[3]
@@ -73,19 +67,7 @@ func (m *migration) follow(t *testing.T, section string) (out string) {
 		done++
 		switch where {
 		case "copy":
-			c := regexp.MustCompile(`^scp (\w+):(\S+) (\w+):\n$`).FindStringSubmatch(body)
-			if c == nil {
-				t.Fatalf("cannot follow %q", body)
-			}
-			data, err := byName[c[1]].ReadFile(t.Context(), "/root/"+c[2])
-			if err == nil && c[3] == "control" {
-				err = os.WriteFile(filepath.Join(m.dir, c[2]), data, 0o644)
-			} else if err == nil {
-				err = byName[c[3]].WriteFile(t.Context(), "/root/"+c[2], data, 0o644)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			m.copy(t, body, m.dir)
 		case "control":
 			cmd := m.Command(t.Context(), "sh", "-ec", body)
 			cmd.Dir = m.dir
@@ -94,15 +76,13 @@ func (m *migration) follow(t *testing.T, section string) (out string) {
 			if out += string(said); err != nil {
 				t.Fatalf("following %q: %v\n%s", section, err, said)
 			}
-		case "source", "backup", "both":
-			for _, h := range map[string][]*lab.Host{"source": {m.source}, "backup": {m.backup}, "both": m.Hosts()}[where] {
+		default:
+			for _, h := range m.on(t, where) {
 				said, err := h.Shell(t.Context(), "set -e\ncd /root\n"+body)
 				if out += said; err != nil {
 					t.Fatalf("%s: following %q: %v\n%s", h.Name, section, err, said)
 				}
 			}
-		default:
-			t.Fatalf("a block for %q", where)
 		}
 	}
 	if done == 0 {
