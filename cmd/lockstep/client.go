@@ -16,8 +16,10 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"syscall"
 
+	"github.com/lockstep-sync/lockstep/agent/plan"
 	"github.com/lockstep-sync/lockstep/agent/replicate"
 	"github.com/lockstep-sync/lockstep/agent/unit"
 )
@@ -58,10 +60,48 @@ func (c *client) who() string {
 
 // whereToLook is what to do about an agent that does not answer.
 func (c *client) whereToLook() string {
-	if filepath.IsAbs(c.name) {
+	switch {
+	case filepath.IsAbs(c.name):
 		return "is `lockstep run` with this --runtime-dir running?"
+	case missing(filepath.Join(pairsDir, c.name+".yaml")):
+		return pairsHere()
+	case missing(plan.SecretFile(c.name)) && exists(plan.ModuleFile(c.name)):
+		return "this is the pair's backup host; ask on its source host, where the agent runs"
 	}
 	return "systemctl status " + unit.AgentName(c.name)
+}
+
+// pairsHere tells whoever named a pair that this host does not have which ones it has.
+func pairsHere() string {
+	names := defined()
+	if len(names) == 0 {
+		return "no pair is applied on this host; is it the right one?"
+	}
+	return "this host has no pair of that name; it has " + strings.Join(names, ", ")
+}
+
+// defined lists the pairs whose definitions apply has put on this host.
+func defined() []string {
+	files, err := filepath.Glob(filepath.Join(pairsDir, "*.yaml"))
+	if err != nil {
+		return nil // only for a malformed pattern
+	}
+	names := make([]string, len(files))
+	for i, file := range files {
+		names[i] = strings.TrimSuffix(filepath.Base(file), ".yaml")
+	}
+	return names
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// missing is not the contrary of exists: what may not be looked at is neither.
+func missing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // pairFlags are the flags of every command that talks to an agent.
@@ -71,13 +111,8 @@ type pairFlags struct {
 }
 
 func newPairFlags(std stdio, name, args string) *pairFlags {
-	f := &pairFlags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
-	f.SetOutput(std.err)
+	f := &pairFlags{FlagSet: newFlags(std, "", name+" "+args)}
 	f.StringVar(&f.runtimeDir, "runtime-dir", "", "runtime `directory` of a stand-alone agent")
-	f.Usage = func() {
-		fmt.Fprintf(std.err, "usage: lockstep %s %s\n", name, args)
-		f.PrintDefaults()
-	}
 	return f
 }
 

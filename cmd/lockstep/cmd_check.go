@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"strings"
 
@@ -15,17 +14,9 @@ import (
 // runCheck is `lockstep check`: all problems of definitions, without a host being asked. It ends with exitUsage when
 // there is one.
 func runCheck(_ context.Context, std stdio, args []string) error {
-	flags := flag.NewFlagSet("check", flag.ContinueOnError)
-	flags.SetOutput(std.err)
-	flags.Usage = func() {
-		fmt.Fprintf(std.err, "usage: lockstep check FILE...\nFILE is a pair definition, or - for standard input.\n")
-		flags.PrintDefaults()
-	}
+	flags := newFlags(std, "FILE is a pair definition, or - for standard input.\n", "check FILE...")
 	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return &statusError{exitUsage, nil} // flag has said what is wrong
+		return flagError(err)
 	}
 	if flags.NArg() == 0 {
 		return &statusError{exitUsage, errors.New("check: no FILE given")}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -13,13 +14,17 @@ var pairCommands = []string{"run", "status", "wait", "sync", "verify", "pause", 
 
 // runCompletion prints a completion script for one shell. It completes commands and pair names, and leaves files to the shell.
 func runCompletion(_ context.Context, std stdio, args []string) error {
-	if len(args) != 1 {
-		return &statusError{exitUsage, fmt.Errorf("completion: want one of bash, zsh, fish")}
+	flags := newFlags(std, "The packages install these.\n", "completion bash|zsh|fish")
+	if err := flags.Parse(args); err != nil {
+		return flagError(err)
+	}
+	if flags.NArg() != 1 {
+		return usageError(errors.New("completion: want one of bash, zsh, fish"))
 	}
 	scripts := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
-	script, ok := scripts[args[0]]
+	script, ok := scripts[flags.Arg(0)]
 	if !ok {
-		return &statusError{exitUsage, fmt.Errorf("completion: unknown shell %q; want bash, zsh or fish", args[0])}
+		return usageError(fmt.Errorf("completion: unknown shell %q; want bash, zsh or fish", flags.Arg(0)))
 	}
 	var names, zsh, fish, named []string
 	for _, c := range commands() {

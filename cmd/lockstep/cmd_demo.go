@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -38,13 +37,8 @@ type demo struct {
 
 // runDemo is `lockstep demo`: it shows a pair at work without root and without any set-up.
 func runDemo(ctx context.Context, std stdio, args []string) error {
-	f := flag.NewFlagSet("demo", flag.ContinueOnError)
-	f.SetOutput(std.err)
+	f := newFlags(std, "", "demo [--keep]")
 	keep := f.Bool("keep", false, "leave the directories in place")
-	f.Usage = func() {
-		fmt.Fprintln(std.err, "usage: lockstep demo [--keep]")
-		f.PrintDefaults()
-	}
 	if err := f.Parse(args); err != nil {
 		return flagError(err)
 	}

@@ -5,7 +5,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,7 +68,7 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 	d.json, d.files.runtime = *asJSON, f.runtimeDir
 	standAlone := d.files.definition != "" && d.files.password != ""
 	if name == "" && !standAlone {
-		if name, err = onlyPair(pairsDir); err != nil {
+		if name, err = onlyPair(); err != nil {
 			return err
 		}
 	}
@@ -98,16 +100,16 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 	return nil
 }
 
-// onlyPair is the name of the only definition in a directory.
-func onlyPair(dir string) (string, error) {
-	found, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-	switch {
-	case err != nil:
-		return "", err
-	case len(found) != 1:
-		return "", usageError(fmt.Errorf("%s are defined in %s: name one of them, or give --definition and --password-file", count(len(found), "pair"), dir))
+// onlyPair is the name of the only pair of this host.
+func onlyPair() (string, error) {
+	switch names := defined(); len(names) {
+	case 0:
+		return "", usageError(errors.New("no pair is applied on this host\nhint: run doctor on a host of the pair, or give --definition and --password-file"))
+	case 1:
+		return names[0], nil
+	default:
+		return "", usageError(fmt.Errorf("%d pairs are applied on this host: name one of %s", len(names), strings.Join(names, ", ")))
 	}
-	return strings.TrimSuffix(filepath.Base(found[0]), ".yaml"), nil
 }
 
 // tell adds a finding and prints it at once: some steps take their time.
@@ -181,7 +183,14 @@ func (d *doctor) examine(ctx context.Context) {
 func (d *doctor) definition() bool {
 	data, err := os.ReadFile(d.files.definition)
 	if err != nil {
-		d.failure("definition", err, "is this the source host, and is the pair applied on it? lockstep read --role source")
+		do := "run doctor as somebody who may read it"
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && d.files.definition == filepath.Join(pairsDir, d.name+".yaml"):
+			do = pairsHere()
+		case errors.Is(err, fs.ErrNotExist):
+			do = "check --definition"
+		}
+		d.failure("definition", err, do)
 		return false
 	}
 	p, err := pair.Parse(data)
@@ -200,9 +209,4 @@ func (d *doctor) definition() bool {
 	}
 	d.tell("definition", levelOK, fmt.Sprintf("%s: %s to %s on %s", d.files.definition, p.Source.Path, p.Backup.Path, p.Backup.Host), "")
 	return true
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,27 +17,22 @@ import (
 
 // runFilter is `lockstep filter test`: which paths do the exclude patterns keep from being replicated, and which pattern does it.
 func runFilter(_ context.Context, std stdio, args []string) error {
-	if len(args) == 0 || args[0] != "test" {
-		return &statusError{exitUsage, errors.New("filter: want filter test")}
+	if len(args) == 1 && isHelp(args[0]) {
+		args = []string{"test", "--help"}
 	}
-	flags := flag.NewFlagSet("filter test", flag.ContinueOnError)
-	flags.SetOutput(std.err)
+	if len(args) == 0 || args[0] != "test" {
+		return &statusError{exitUsage, errors.New("filter: want filter test\nhint: lockstep help filter")}
+	}
+	flags := newFlags(std, "A PATH is relative to the source directory; one that ends in / is a directory.\n",
+		"filter test [--exclude PATTERN]... [--definition FILE] PATH...")
 	var patterns []string
 	flags.Func("exclude", "an rsync exclude `PATTERN`; may be given several times", func(s string) error {
 		patterns = append(patterns, s)
 		return nil
 	})
 	definition := flags.String("definition", "", "take the patterns from this pair definition `FILE`")
-	flags.Usage = func() {
-		fmt.Fprintf(std.err, "usage: lockstep filter test [--exclude PATTERN]... [--definition FILE] PATH...\n"+
-			"A PATH is relative to the source directory; one that ends in / is a directory.\n")
-		flags.PrintDefaults()
-	}
 	if err := flags.Parse(args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return &statusError{exitUsage, nil} // flag has said what is wrong
+		return flagError(err)
 	}
 	switch {
 	case flags.NArg() == 0:

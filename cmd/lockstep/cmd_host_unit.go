@@ -4,22 +4,20 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
+	"fmt"
 
 	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
 // runUnit prints a unit for the packages, so that they and an applying binary have one source for it.
 func runUnit(_ context.Context, std stdio, args []string) error {
-	set := flag.NewFlagSet("lockstep unit", flag.ContinueOnError)
-	set.SetOutput(std.err)
-	binary := set.String("binary", "/usr/bin/lockstep", "where lockstep will be installed")
-	if err := set.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return &statusError{status: exitOK}
-		}
-		return &statusError{status: exitUsage}
+	flags := newFlags(std, "", "unit [--binary PATH]")
+	binary := flags.String("binary", "/usr/bin/lockstep", "the `PATH` at which lockstep will be installed")
+	if err := flags.Parse(args); err != nil {
+		return flagError(err)
+	}
+	if flags.NArg() > 0 {
+		return usageError(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}
 	_, err := std.out.Write(unit.Agent(*binary).Render())
 	return err

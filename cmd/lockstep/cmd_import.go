@@ -22,11 +22,14 @@ import (
 // error what became of each setting. It ends with exitFailure when a setting was refused or is missing, with
 // exitUsage, and no definition, when the file is one that sersync could not have run with.
 func runImport(ctx context.Context, std stdio, args []string) error {
-	if len(args) == 0 || args[0] != "sersync" {
-		return &statusError{exitUsage, errors.New("import: want import sersync FILE")}
+	if len(args) == 1 && isHelp(args[0]) {
+		args = []string{"sersync", "--help"}
 	}
-	flags := flag.NewFlagSet("import sersync", flag.ContinueOnError)
-	flags.SetOutput(std.err)
+	if len(args) == 0 || args[0] != "sersync" {
+		return &statusError{exitUsage, errors.New("import: want import sersync FILE\nhint: lockstep help import")}
+	}
+	flags := newFlags(std, "FILE is sersync's confxml.xml, or - for standard input.\n",
+		"import sersync FILE [OPTIONS]", "import sersync FILE --compare [--for LONG] [--settle LONG] [--json]")
 	as := flags.String("as", string(sersync.YAML), "write `FORMAT`: yaml, terraform or ansible")
 	dir := flags.String("dir", "", "write each definition to NAME.yaml in this `DIRECTORY`, over no existing file")
 	opts := sersync.Options{BackupPaths: map[string]string{}}
@@ -51,18 +54,10 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 	flags.StringVar(&with.passwordFile, "password-file", "", "with --compare: the rsync password `FILE` (default: that of confxml.xml)")
 	flags.StringVar(&with.rsync, "rsync", "", "with --compare: rsync `binary` (default: the one in PATH)")
 	flags.BoolVar(&with.asJSON, "json", false, "with --compare: print the report as JSON")
-	flags.Usage = func() {
-		fmt.Fprintf(std.err, "usage: lockstep import sersync FILE [OPTIONS]\n"+
-			"       lockstep import sersync FILE --compare [--for LONG] [--settle LONG] [--json]\n"+
-			"FILE is sersync's confxml.xml, or - for standard input.\n")
-		flags.PrintDefaults()
-	}
 	files, err := parseMixed(flags, args[1:])
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return nil
 	case err != nil:
-		return &statusError{exitUsage, nil} // flag has said what is wrong
+		return flagError(err)
 	case len(files) != 1:
 		return &statusError{exitUsage, errors.New("import sersync: want one FILE")}
 	case !slices.Contains(sersync.Formats, sersync.Format(*as)):

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -25,9 +24,12 @@ import (
 // maxRequest bounds standard input; the definition in it is bounded by pair.MaxSize.
 const maxRequest = 4 << 20
 
-const hostHelp = `A request (JSON, see DESIGN.md) or a pair definition (YAML) is read from standard input, unless
+const hostHelp = `
+A request (JSON, see DESIGN.md) or a pair definition (YAML) is read from standard input, unless
 --definition names a file. The reply is for people, or one JSON object with --json. Needs root.
+`
 
+const applyHelp = `
 Two hosts by hand, from one data.yaml:
 
   source#  lockstep apply --role source --definition data.yaml --prepare > nfs01.key
@@ -46,7 +48,6 @@ With a password of your own, in a file on both hosts, there is nothing to pass:
 
   backup#  lockstep apply --role backup --definition data.yaml --password-file FILE
   source#  lockstep apply --role source --definition data.yaml --password-file FILE
-
 `
 
 func runPlan(ctx context.Context, std stdio, args []string) error {
@@ -75,8 +76,20 @@ type hostFlags struct {
 
 func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error) {
 	var f hostFlags
-	set := flag.NewFlagSet("lockstep "+string(verb), flag.ContinueOnError)
-	set.SetOutput(std.err)
+	call, more := string(verb)+" --role source|backup [--definition FILE] [--json]", ""
+	switch verb {
+	case plan.Plan:
+		more = "Nothing is changed.\n"
+	case plan.Apply:
+		more = "When something is in the way, nothing is changed, and it tells why.\n"
+	case plan.Read, plan.Destroy:
+		call += " [NAME]"
+	}
+	more += hostHelp
+	if verb == plan.Apply {
+		more += applyHelp
+	}
+	set := newFlags(std, more, call)
 	set.StringVar(&f.role, "role", "", "what this host is for the pair: `source or backup`")
 	set.StringVar(&f.definition, "definition", "", "read the pair definition from `FILE` instead of standard input")
 	set.BoolVar(&f.json, "json", false, "print the reply as JSON")
@@ -88,19 +101,8 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 		set.BoolVar(&f.rotate, "rotate", false, "backup: make a new password; the old one works until --fingerprint tells that the source has switched")
 		set.StringVar(&f.fingerprint, "fingerprint", "", "backup: the `FINGERPRINT` that the source host printed; ends a rotation")
 	}
-	set.Usage = func() {
-		fmt.Fprintf(std.err, "usage: lockstep %s --role source|backup [--definition FILE] [--json]", verb)
-		if verb == plan.Read || verb == plan.Destroy {
-			fmt.Fprint(std.err, " [NAME]")
-		}
-		fmt.Fprintf(std.err, "\n\n%s\n\n%s", hostShort[verb], hostHelp)
-		set.PrintDefaults()
-	}
 	if err := set.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return f, &statusError{status: exitOK}
-		}
-		return f, &statusError{status: exitUsage}
+		return f, flagError(err)
 	}
 	rest := set.Args()
 	if len(rest) > 0 && (verb == plan.Read || verb == plan.Destroy) {
@@ -109,19 +111,14 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 	switch {
 	case len(rest) > 0:
 		return f, &statusError{exitUsage, fmt.Errorf("unexpected argument %q", rest[0])}
+	case f.role == "":
+		return f, usageError(errors.New("--role is missing\nhint: write --role source or --role backup"))
 	case f.role != string(plan.Source) && f.role != string(plan.Backup):
-		return f, &statusError{exitUsage, errors.New("--role is missing\nhint: write --role source or --role backup")}
+		return f, usageError(fmt.Errorf("%q is no role\nhint: write --role source or --role backup", f.role))
 	case f.name != "" && !plan.ValidName(f.name):
 		return f, &statusError{exitUsage, fmt.Errorf("%q is not a name of a pair", f.name)}
 	}
 	return f, nil
-}
-
-var hostShort = map[plan.Verb]string{
-	plan.Plan:    "Shows what apply would change on this host, and changes nothing.",
-	plan.Apply:   "Makes this host what the definition says, or changes nothing and tells why.",
-	plan.Read:    "Shows what this host has of a pair and where it differs from the definition.",
-	plan.Destroy: "Removes what apply made for a pair. The data on either side stays as it is.",
 }
 
 func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) error {

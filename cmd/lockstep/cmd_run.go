@@ -5,9 +5,9 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,8 +37,7 @@ func (files *runFiles) shell(p pair.Pair) []string {
 }
 
 func runRun(ctx context.Context, std stdio, args []string) error {
-	f := flag.NewFlagSet("run", flag.ContinueOnError)
-	f.SetOutput(std.err)
+	f := newFlags(std, "", "run NAME", "run --definition FILE --password-file FILE --state-dir DIR --runtime-dir DIR")
 	var files runFiles
 	f.StringVar(&files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
 	f.StringVar(&files.password, "password-file", "", "rsync password `file` (default $CREDENTIALS_DIRECTORY/password or "+secretsDir+"/NAME)")
@@ -48,10 +47,6 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	f.StringVar(&files.runtime, "runtime-dir", "", "runtime `directory` (default $RUNTIME_DIRECTORY or "+runRoot+"/NAME)")
 	rsync := f.String("rsync", "", "rsync `binary` (default: the one in PATH)")
 	debug := f.Bool("debug", false, "log every transfer")
-	f.Usage = func() {
-		fmt.Fprint(std.err, "usage: lockstep run NAME\n       lockstep run --definition FILE --password-file FILE --state-dir DIR --runtime-dir DIR\n")
-		f.PrintDefaults()
-	}
 	if err := f.Parse(args); err != nil {
 		return flagError(err)
 	}
@@ -67,6 +62,9 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	p, err := readDefinition(files.definition)
+	if errors.Is(err, fs.ErrNotExist) && name != "" {
+		err = fmt.Errorf("%w\nhint: %s", err, pairsHere())
+	}
 	if err != nil {
 		return cannotStart(std.err, name, err)
 	}

@@ -6,10 +6,12 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -61,7 +63,7 @@ func commands() []command {
 	return []command{
 		{"check", "FILE...", "tell every problem of pair definitions", runCheck},
 		{"completion", "bash|zsh|fish", "print a completion script for a shell", runCompletion},
-		{"filter", "test --exclude PATTERN PATH", "which paths do exclude patterns leave out", runFilter},
+		{"filter", "test --exclude PATTERN PATH", "tell which paths exclude patterns leave out", runFilter},
 		{"plan", "--role ROLE [--definition FILE]", "show what apply would change on this host", runPlan},
 		{"apply", "--role ROLE [--definition FILE]", "make this host what the pair definition says", runApply},
 		{"read", "--role ROLE [NAME]", "show what this host has of a pair, and what differs", runRead},
@@ -94,12 +96,17 @@ func Main() int {
 }
 
 func dispatch(ctx context.Context, std stdio, args []string) int {
-	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+	switch {
+	case len(args) == 0:
 		usage(std.out)
-		if len(args) == 0 {
-			return exitUsage
-		}
+		return exitUsage
+	case args[0] == "help" && len(args) > 1:
+		args = []string{args[1], "--help"}
+	case args[0] == "help", isHelp(args[0]):
+		usage(std.out)
 		return exitOK
+	case args[0] == "--version":
+		args = []string{"version"}
 	}
 	for _, c := range commands() {
 		if c.name != args[0] {
@@ -120,7 +127,13 @@ func dispatch(ctx context.Context, std stdio, args []string) int {
 			return exitFailure
 		}
 	}
-	fmt.Fprintf(std.err, "lockstep: unknown command %q\nhint: lockstep help lists the commands\n", args[0])
+	hint := "lockstep help lists the commands"
+	for _, c := range commands() {
+		if strings.HasPrefix(c.name, args[0]) {
+			hint = "did you mean lockstep " + c.name + "?"
+		}
+	}
+	fmt.Fprintf(std.err, "lockstep: unknown command %q\nhint: %s\n", args[0], hint)
 	return exitUsage
 }
 
@@ -129,9 +142,38 @@ func usage(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-10s %-36s %s\n", c.name, c.args, c.short)
 	}
+	fmt.Fprintf(w, "\nlockstep help COMMAND tells more of one; lockstep(8) has all of it.\n")
 }
 
-func runVersion(_ context.Context, std stdio, _ []string) error {
+func isHelp(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }
+
+// newFlags are the flags of a command. Asked for --help, and after a flag that it does not know, the command tells how it
+// is called, what it does, and its flags. more is text to follow what `lockstep help` says of it; each of calls is a way to call it.
+func newFlags(std stdio, more string, calls ...string) *flag.FlagSet {
+	name, _, _ := strings.Cut(calls[0], " ")
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(std.err)
+	f.Usage = func() {
+		fmt.Fprintf(std.err, "usage: lockstep %s\n", strings.Join(calls, "\n       lockstep "))
+		for _, c := range commands() {
+			if c.name == name {
+				fmt.Fprintf(std.err, "\n%s%s.\n", strings.ToUpper(c.short[:1]), c.short[1:])
+			}
+		}
+		fmt.Fprintf(std.err, "%s\n", more)
+		f.PrintDefaults()
+	}
+	return f
+}
+
+func runVersion(_ context.Context, std stdio, args []string) error {
+	flags := newFlags(std, "", "version")
+	if err := flags.Parse(args); err != nil {
+		return flagError(err)
+	}
+	if flags.NArg() > 0 {
+		return usageError(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
+	}
 	_, err := fmt.Fprintf(std.out, "lockstep %s\n", version)
 	return err
 }
