@@ -23,12 +23,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 )
 
 // New returns the machine that the program runs on. Close it when done.
 func New() (*Machine, error) {
-	u := &units{}
+	u := &units{dial: dbus.NewWithContext}
 	return &Machine{Files: files{}, Units: u, Users: users{}, System: &system{units: u}}, nil
 }
 

@@ -24,6 +24,8 @@ const slice = "lockstep.slice"
 
 // units talks to systemd over D-Bus; the connection is made by the first call and kept.
 type units struct {
+	dial func(context.Context) (*dbus.Conn, error)
+
 	mu   sync.Mutex
 	conn *dbus.Conn
 }
@@ -34,8 +36,11 @@ func (u *units) connect(ctx context.Context) (*dbus.Conn, error) {
 	if u.conn != nil && u.conn.Connected() {
 		return u.conn, nil
 	}
+	if u.conn != nil {
+		u.conn.Close() // it is two connections, of which one may live
+	}
 	// The context given here is that of the connection's whole life.
-	conn, err := dbus.NewWithContext(context.WithoutCancel(ctx))
+	conn, err := u.dial(context.WithoutCancel(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("connect to systemd: %w", err)
 	}
