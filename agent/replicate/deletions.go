@@ -187,6 +187,9 @@ func (l *loop) inspected(now time.Time, in inspection) {
 	if !l.door.enabled {
 		in.gone, in.unmounted = nil, nil // they were switched off meanwhile
 	}
+	if deleting := l.deleting(); len(deleting) > 0 {
+		in.gone = slices.DeleteFunc(in.gone, func(f finding) bool { return !f.blocked && isBelowAny(f.path, deleting) })
+	}
 	held := l.door.held
 	l.passed = append(l.passed, l.door.judge(now, in.verdict)...)
 	if un := l.door.held.absorb(in.unmounted); len(un) > 0 {
@@ -210,6 +213,25 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		l.log.Warn("deletions are held", "reason", h.reason, "entries", h.count, "path", firstOf(h.paths()), "hint", l.hint(Held))
 		l.note(now, fmt.Sprintf("%s held: %s", plural(h.count, "deletion"), h.reason))
 	}
+}
+
+// deleting returns the paths that were let through and whose deletion waits, runs, or has ended while the door looked at
+// others. A comparison beside it finds them once more; what becomes of them is settled by the deletion.
+func (l *loop) deleting() map[string]bool {
+	out := map[string]bool{}
+	note := func(fs []finding) {
+		for _, f := range fs {
+			if f.count > 0 { // else nothing will be deleted
+				out[f.path] = true
+			}
+		}
+	}
+	note(l.passed)
+	note(l.door.ended)
+	for w := range l.flying {
+		note(w.findings)
+	}
+	return out
 }
 
 // settleParent sends the time stamp of a directory from which something went that the backup never had.
@@ -389,7 +411,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 	}
 	delete(l.flying, w)
 	l.q.Done(now, w.batch, nil)
-	l.door.deleted(now, n)
+	l.door.deleted(now, n, w.findings)
 	l.counters.Kept += int64(len(res.Kept))
 	for _, f := range w.findings {
 		l.latency.add(now.Sub(f.first))

@@ -63,6 +63,7 @@ type door struct {
 	last     time.Time // when the last did
 	checking []deletion
 	arrived  time.Time // when the first of checking arrived
+	ended    []finding // deletions that were done since take
 
 	// total is how many entries the backup has: those of the last full comparison, less what was deleted
 	// since. It is meaningless until counted is set.
@@ -223,7 +224,7 @@ func (d *door) take() []deletion {
 		d.checking = append(d.checking, del)
 	}
 	slices.SortFunc(d.checking, func(a, b deletion) int { return strings.Compare(a.path, b.path) })
-	d.pending = map[string]deletion{}
+	d.pending, d.ended = map[string]deletion{}, nil
 	return d.checking
 }
 
@@ -337,9 +338,12 @@ func (d *door) approve() []finding {
 }
 
 // deleted notes that n entries are gone from the backup.
-func (d *door) deleted(now time.Time, n int) {
+func (d *door) deleted(now time.Time, n int, fs []finding) {
 	d.total = max(0, d.total-n)
 	d.lastDone = now
+	if d.checking != nil {
+		d.ended = append(d.ended, fs...)
+	}
 }
 
 // failed takes back deletions that were let through and could not be done: they will be judged again.
@@ -425,6 +429,19 @@ func comparePaths(a, b string) int {
 // isBelow reports whether path is dir or lies below it.
 func isBelow(path, dir string) bool {
 	return dir == "" || strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
+}
+
+// isBelowAny is isBelow for one of several directories.
+func isBelowAny(path string, dirs map[string]bool) bool {
+	if len(dirs) == 0 {
+		return false
+	}
+	for ok := true; ok; path, ok = parentOf(path) {
+		if dirs[path] {
+			return true
+		}
+	}
+	return false
 }
 
 // parentOf returns the directory that a path lies in; ok is false for the root.

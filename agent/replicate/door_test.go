@@ -81,7 +81,7 @@ func TestDeletionsOfOneBurstCountTogether(t *testing.T) {
 	if n := len(through(t, d, 0, names("a", 6)...)); n != 6 {
 		t.Fatalf("%d passed", n)
 	}
-	d.deleted(dms(1000), 6)
+	d.deleted(dms(1000), 6, nil)
 	if n := len(through(t, d, 5000, names("b", 5)...)); n != 0 || d.held == nil || d.held.count != 5 {
 		t.Fatalf("%d passed within the burst, held %+v", n, d.held)
 	}
@@ -101,7 +101,7 @@ func TestDeletionCannotTrickleThrough(t *testing.T) {
 	passed := 0
 	for i := range 90 {
 		n := len(through(t, d, i*9000, fmt.Sprint("f", i)))
-		d.deleted(dms(i*9000+1000), n)
+		d.deleted(dms(i*9000+1000), n, nil)
 		passed += n
 	}
 	if passed != 20 || d.held == nil || d.held.count != 70 {
@@ -118,7 +118,7 @@ func TestComingAndGoingDoesNotAddUp(t *testing.T) {
 		if n := len(through(t, d, i*5000, names(fmt.Sprint("f", i, "-"), 5)...)); n != 5 {
 			t.Fatalf("%d of 5 passed in round %d, held %+v", n, i, d.held)
 		}
-		d.deleted(dms(i*5000+1000), 5)
+		d.deleted(dms(i*5000+1000), 5, nil)
 	}
 	if d.total != 100 {
 		t.Errorf("the backup is thought to have %d entries, has 100", d.total)
@@ -218,7 +218,7 @@ func TestApprovalIsForWhatIsHeldNow(t *testing.T) {
 	if got := d.approve(); len(got) != 11 || d.held != nil || !slices.IsSortedFunc(got, func(a, b finding) int { return strings.Compare(a.path, b.path) }) {
 		t.Errorf("approved %v", got)
 	}
-	d.deleted(dms(2000), 11)
+	d.deleted(dms(2000), 11, nil)
 	if passed := through(t, d, 3000, names("b", 11)...); len(passed) != 0 || d.held == nil {
 		t.Errorf("passed %v after an approval", passed)
 	}

@@ -95,6 +95,8 @@ type fakeEngine struct {
 	told  []fakeRun // events, for the log of a failed test
 	// answer may give a result of its own instead of doing a run; nil does it.
 	answer func(what string, paths []string) *transfer.Result
+	// answerLate is how long the answer to ListMissing takes after it was found.
+	answerLate time.Duration
 	// during is called in the middle of a run that sends or deletes.
 	during func(what string, paths []string)
 	locked map[string]bool // cannot be read, or not be looked into
@@ -374,7 +376,9 @@ func (e *fakeEngine) ListMissing(ctx context.Context, _ root, paths []string, ea
 			items = append(items, transfer.Item{Path: q, Dir: e.dst[q].dir, Extraneous: true})
 		}
 	}
+	late := e.answerLate
 	e.mu.Unlock()
+	time.Sleep(late)
 	for _, it := range items {
 		if each(it) != nil {
 			return transfer.Result{Class: transfer.Stopped}

@@ -86,7 +86,7 @@ func (l *loop) arrived(res transfer.Result, sent, deleted []string) {
 	rest := func(paths []string) []string {
 		out := make([]string, 0, len(paths))
 		for _, path := range paths {
-			if path != "" && !again[path] && !failedAbove(failed, path) {
+			if path != "" && !again[path] && !isBelowAny(path, failed) {
 				out = append(out, path)
 			}
 		}

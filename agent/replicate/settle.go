@@ -55,7 +55,7 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 		failed[path] = true
 	}
 	for _, e := range w.batch.Entries {
-		if failedAbove(failed, e.Path) {
+		if isBelowAny(e.Path, failed) {
 			continue // the ledger has what stands for it
 		}
 		if !w.light[e.Path] || !l.ledger.wants(e.Path, e.Tree, e.Compare) {
@@ -87,19 +87,6 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 		l.blocked(now, path, since(path))
 	}
 	l.settleDirs(now, moved)
-}
-
-// failedAbove reports whether a path, or a directory above it, is among those that failed.
-func failedAbove(failed map[string]bool, path string) bool {
-	if len(failed) == 0 {
-		return false
-	}
-	for ok := true; ok; path, ok = parentOf(path) {
-		if failed[path] {
-			return true
-		}
-	}
-	return false
 }
 
 // blocked takes a path to the door that a non-empty directory on the backup is in the way of.

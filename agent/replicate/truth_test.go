@@ -145,6 +145,38 @@ func TestTooManyHeldDeletionsAreLookedForOnce(t *testing.T) {
 	})
 }
 
+// A comparison that runs beside a deletion finds it once more; it must not count twice, nor be held.
+func TestDeletionThatIsUnderWayIsNotHeld(t *testing.T) {
+	for name, late := range map[string]bool{"before it is done": false, "while it is looked at": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 3, 1 }, func(t *testing.T, r *rig) {
+				r.begin(numbered("%d", 9)...)
+				r.e.during = func(what string, _ []string) {
+					if what == "delete" {
+						time.Sleep(5 * time.Second)
+					}
+				}
+				for i := range 3 {
+					r.rm(fmt.Sprint(i))
+				}
+				r.after(time.Second)
+				if r.e.count("delete") != 1 {
+					t.Fatal("the deletion is not under way")
+				}
+				if late {
+					r.e.set(func() { r.e.answerLate = 6 * time.Second })
+				}
+				if _, err := r.l.sync(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r.after(30 * time.Second)
+				r.wantEqual()
+				r.wantState(InStep)
+			})
+		})
+	}
+}
+
 // reload takes over a changed definition.
 func (r *rig) reload(change func(*pair.Pair)) {
 	r.t.Helper()

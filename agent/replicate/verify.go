@@ -47,7 +47,7 @@ func (d distrust) below(dir string) bool {
 func (d distrust) sent(e queue.Entry, failed map[string]bool) {
 	delete(d, e.Path)
 	if e.Tree {
-		maps.DeleteFunc(d, func(path string, _ struct{}) bool { return isBelow(path, e.Path) && !failedAbove(failed, path) })
+		maps.DeleteFunc(d, func(path string, _ struct{}) bool { return isBelow(path, e.Path) && !isBelowAny(path, failed) })
 	}
 }
 
