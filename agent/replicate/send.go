@@ -139,7 +139,8 @@ func (l *loop) startSend(now time.Time, w *work) {
 		if p.bytes < bigFile {
 			progress = nil // it costs rsync a system call a line
 		}
-		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum}, progress)
+		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum, Small: p.bytes < int64(len(p.send))*smallFile}
+		res := eng.Run(ctx, r, run, progress)
 		moved := p.dirs.moved(r)
 		l.post(func(now time.Time) { l.settle(now, w, res, moved); l.arrived(res, p.send, nil) })
 	})

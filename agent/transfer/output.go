@@ -18,17 +18,12 @@ const maxLine = 64 << 10
 type lines struct {
 	each    func(line string)
 	returns bool // a carriage return ends a line too
-	pause   time.Duration
 	buf     []byte
 	skip    bool
 }
 
-// Write is called with what one read of the pipe gave. It holds up the next read for pause, so that more comes with it.
 func (l *lines) Write(p []byte) (int, error) {
 	n := len(p)
-	if l.pause > 0 {
-		defer time.Sleep(l.pause)
-	}
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
 		if l.returns {
@@ -147,13 +142,8 @@ func parseItem(line string) (Item, bool) {
 var progressLine = regexp.MustCompile(
 	`^ *([0-9]+) +([0-9]+)% +(\S+) +([0-9]+):([0-9]{2}):([0-9]{2})(?: \(xfr#([0-9]+), (to|ir)-chk=([0-9]+)/([0-9]+)\))?`)
 
-const (
-	// readPause is how long progress lines gather in the pipe, which holds some 800 of them. Rsync writes one for each file.
-	readPause = 5 * time.Millisecond
-
-	// progressEvery is how often one of them is looked at.
-	progressEvery = 100 * time.Millisecond
-)
+// progressEvery is how often one of them is looked at.
+const progressEvery = 100 * time.Millisecond
 
 // maybeProgress reports whether a line looks like one of --info=progress2, for the price of a glance. No message does.
 func maybeProgress(line string) bool {

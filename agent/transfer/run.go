@@ -237,11 +237,7 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 		cmd.Dir = root.dir()
 	}
 	cmd.Stdin = bytes.NewReader(list)
-	var pause time.Duration
-	if slices.Contains(args, unbuffered) {
-		pause = readPause
-	}
-	out := &lines{returns: true, pause: pause, each: func(line string) {
+	out := &lines{returns: true, each: func(line string) {
 		if !strings.HasPrefix(line, itemMark) && !maybeProgress(line) && (rep.outLine(line) || stats.statLine(line)) || line == "" {
 			return
 		}
@@ -255,6 +251,14 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	}}
 	errs := &lines{each: rep.errLine}
 	cmd.Stdout, cmd.Stderr = out, errs
+	var progress *gulps
+	if slices.Contains(args, progressOption) {
+		var err error
+		if progress, err = newGulps(); err != nil {
+			return r.notRun(ctx, Result{}, err)
+		}
+		cmd.Stdout = progress.w
+	}
 	// A session of its own is a group of its own, and has no terminal to ask on. When we are killed, rsync ends too, and
 	// does not go on beside the next agent.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
@@ -263,11 +267,20 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	r.log.Debug("rsync", "argv", cmd.Args, "paths", len(paths))
 
 	if err := cmd.Start(); err != nil {
+		if progress != nil {
+			progress.close()
+		}
 		return r.notRun(ctx, Result{}, err)
+	}
+	if progress != nil {
+		progress.run(out)
 	}
 	ended := r.children.add(cmd.Process.Pid)
 	err := cmd.Wait()
 	ended()
+	if progress != nil {
+		progress.finish()
+	}
 	out.flush()
 	errs.flush()
 	status := cmd.ProcessState.ExitCode()

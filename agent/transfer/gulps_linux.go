@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// gulpEvery is how often progress is read.
+	gulpEvery = 20 * time.Millisecond
+
+	// gulpSize is how much gathers meanwhile: 15,000 lines of progress. It is what anybody may ask for, see pipe(7).
+	gulpSize = 1 << 20
+)
+
+// gulps is a pipe that is read at intervals. Rsync writes its progress file by file, and at 10,000 files a second being
+// woken for each line takes more processor time than all the rest that we do.
+type gulps struct {
+	r    int
+	w    *os.File // for the child
+	quit chan struct{}
+	done chan struct{}
+}
+
+// newGulps makes the pipe. Either run or close must follow.
+func newGulps() (*gulps, error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	g := &gulps{r: p[0], w: os.NewFile(uintptr(p[1]), "|1"), quit: make(chan struct{}), done: make(chan struct{})}
+	if err := unix.SetNonblock(g.r, true); err != nil {
+		g.close()
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	_, _ = unix.FcntlInt(uintptr(g.r), unix.F_SETPIPE_SZ, gulpSize) // without it rsync waits for us now and then
+	return g, nil
+}
+
+// run reads until the last writer has closed the pipe, or until finish.
+func (g *gulps) run(to io.Writer) {
+	_ = g.w.Close() // the child has it
+	go func() {
+		defer close(g.done)
+		buf := make([]byte, 64<<10)
+		tick := time.NewTicker(gulpEvery)
+		defer tick.Stop()
+		last := false
+		for {
+			n, err := ignoringEINTR(func() (int, error) { return unix.Read(g.r, buf) })
+			switch {
+			case n > 0:
+				_, _ = to.Write(buf[:n]) // lines takes everything
+			case !errors.Is(err, unix.EAGAIN) || last: // the end; there is no other error
+				return
+			default:
+				select {
+				case <-tick.C:
+				case <-g.quit:
+					last = true
+				}
+			}
+		}
+	}()
+}
+
+// finish returns when what the child has written is read. The child has ended.
+func (g *gulps) finish() {
+	close(g.quit)
+	<-g.done
+	closeFD(g.r)
+}
+
+// close is for a pipe that no child got.
+func (g *gulps) close() {
+	_ = g.w.Close()
+	closeFD(g.r)
+}
