@@ -151,6 +151,9 @@ func Render(f *File) ([]byte, error) {
 		if err := CheckValue(inc.Path); err != nil {
 			return nil, fmt.Errorf("included path %q: %w", inc.Path, err)
 		}
+		if inc.Path[0] == '=' {
+			return nil, fmt.Errorf("included path %q: the daemon takes the equal sign for what stands before a path", inc.Path)
+		}
 		word := "&include "
 		if inc.Merge {
 			word = "&merge "
