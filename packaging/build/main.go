@@ -135,7 +135,7 @@ func completions(binary string) error {
 
 // units writes the unit that `lockstep apply` would write, for a binary in /usr/bin.
 func units(binary string) error {
-	text, err := output(binary, "unit", "--binary", "/usr/bin/lockstep", "lockstep@.service")
+	text, err := output(binary, "unit", "--binary", "/usr/bin/lockstep")
 	if err != nil {
 		return err
 	}

@@ -130,3 +130,31 @@ func TestPurgeTakesWhatApplyWritesAndNothingElse(t *testing.T) {
 		}
 	}
 }
+
+// What the packages take from lockstep itself, it gives when it is called as here.
+func TestTheBinaryGivesItsUnitAndCompletions(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "lockstep")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "./cmd/lockstep")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Chdir(t.TempDir())
+	for _, step := range []func(string) error{units, completions} {
+		if err := step(binary); err != nil {
+			t.Error(err)
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(outDir, "systemd/lockstep@.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := unit.Agent("/usr/bin/lockstep").Render(); string(got) != string(want) {
+		t.Errorf("the unit of the packages is not apply's:\n%s", got)
+	}
+	for _, name := range []string{"lockstep.bash", "lockstep.fish", "_lockstep"} {
+		if text, err := os.ReadFile(filepath.Join(outDir, "completions", name)); err != nil || len(text) == 0 {
+			t.Errorf("%s: %d bytes, %v", name, len(text), err)
+		}
+	}
+}
