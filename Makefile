@@ -97,6 +97,10 @@ test-lab: mirror ## tests in the lab (root; skipped by name without)
 	@go test -tags integration -count=1 -p 1 -timeout 40m -run '^($(INTEGRATION_TESTS))$$' -json $(INTEGRATION) \
 		| go run ./agent/internal/lab/testreport -v
 
+.PHONY: cover
+cover: ## how much of each package in agent/ its own unit tests run; under 85 % it fails
+	@go test -cover $$(go list ./agent/... | grep -v /internal/) | awk '{ print } $$5 + 0 < 85 && /coverage:/ { low = 1 } END { exit low }'
+
 check: check-format check-generated ## format, vet, staticcheck, generated files
 	go vet ./...
 	go vet -tags integration ./...
