@@ -102,7 +102,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	unlock, killed, err := lock(filepath.Join(a.opts.StateDir, "lock"))
+	unlock, killed, err := lock(ctx, filepath.Join(a.opts.StateDir, "lock"))
 	if err != nil {
 		return err
 	}
@@ -222,19 +222,37 @@ const (
 	maxGather = 10 * time.Millisecond
 )
 
+const (
+	// lockPatience is for a lock that outlives an agent that was killed: a child of it, between fork and exec, has it too.
+	lockPatience = time.Second
+	// lockPoll is how often a lock that is taken is tried again; flock(2) has no timeout.
+	lockPoll = 10 * time.Millisecond
+)
+
 // lock makes sure that one agent at a time works for a pair: two would undo each other's deletions. The file holds the
 // process id for as long as it runs; killed is true when the agent before could not clear it.
-func lock(name string) (unlock func(clean bool), killed bool, err error) {
+func lock(ctx context.Context, name string) (unlock func(clean bool), killed bool, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, false, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, false, fmt.Errorf("%s: %w", name, ErrRunning)
+	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, ErrRunning)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
 		}
-		return nil, false, &fs.PathError{Op: "flock", Path: name, Err: err}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			select {
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			case <-time.After(lockPoll):
+				continue
+			}
+		}
+		f.Close()
+		return nil, false, &fs.PathError{Op: "lock", Path: name, Err: err}
 	}
 	if fi, err := f.Stat(); err == nil {
 		killed = fi.Size() > 0

@@ -3,9 +3,11 @@
 package replicate
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
@@ -45,7 +47,7 @@ func TestKilledAgentIsKnownToTheNext(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "lock")
 	for _, step := range []struct{ clean, killed bool }{{true, false}, {false, false}, {false, true}, {true, true}, {true, false}} {
-		unlock, killed, err := lock(name)
+		unlock, killed, err := lock(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,5 +58,38 @@ func TestKilledAgentIsKnownToTheNext(t *testing.T) {
 			t.Error("the lock holds no process id")
 		}
 		unlock(step.clean)
+	}
+}
+
+// A child of the agent that was killed has the lock, too, until it is the rsync that it was started as.
+func TestLockOfAKilledAgentIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		held, waited time.Duration
+		want         error
+	}{
+		{held: 3 * lockPoll / 2, waited: 2 * lockPoll},
+		{held: 2 * lockPatience, waited: lockPatience, want: ErrRunning},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			name := filepath.Join(t.TempDir(), "lock")
+			unlock, _, err := lock(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(c.held, func() { unlock(false) })
+			began := time.Now()
+			unlockNext, killed, err := lock(t.Context(), name)
+			if !errors.Is(err, c.want) || time.Since(began) != c.waited {
+				t.Errorf("held for %v: %v after %v, want %v after %v", c.held, err, time.Since(began), c.want, c.waited)
+			}
+			if err == nil {
+				if !killed {
+					t.Error("it is not known that the agent before was killed")
+				}
+				unlockNext(true)
+			}
+			time.Sleep(c.held)
+		})
 	}
 }
