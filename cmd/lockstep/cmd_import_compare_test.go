@@ -317,6 +317,33 @@ func TestCompareOfEqualTrees(t *testing.T) {
 	}
 }
 
+// A comparison may take longer than --settle: what differs in the only one may be on its way or lost.
+func TestCompareOnceDoesNotCallADifferenceTheSame(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	once := func(found map[string]*difference) *shadow {
+		s := &shadow{settle: time.Second, Began: began, Last: began.Add(time.Minute), Comparisons: 1}
+		s.take(s.Last, found)
+		return s
+	}
+	s := once(nil)
+	if s.finish(); s.Verdict != verdictSame {
+		t.Errorf("without a difference: %s", s.Verdict)
+	}
+	found := func() map[string]*difference {
+		return map[string]*difference{"delete a": {Path: "a", Action: toDelete}}
+	}
+	s = once(found())
+	if s.finish(); s.Verdict != verdictUnknown {
+		t.Errorf("with one: %s", s.Verdict)
+	}
+	s.Last = s.Last.Add(time.Second)
+	s.take(s.Last, found())
+	if s.finish(); s.Verdict != verdictDifferent {
+		t.Errorf("with one that stays: %s", s.Verdict)
+	}
+}
+
 // Deletions that are off in confxml.xml are no difference: both leave what is only on the backup.
 func TestCompareWithDeletionsOff(t *testing.T) {
 	t.Parallel()

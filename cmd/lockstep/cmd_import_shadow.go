@@ -92,8 +92,9 @@ type shadow struct {
 	names       map[string]string // rule → where it stands
 	unknown     bool              // there are rules that rules does not have
 	followed    map[string]*difference
-	incomplete  bool // some of the source could not be read
-	gains       bool // the module takes no deletions, and none are wanted: what is only on the backup is not asked for
+	first       time.Time // of the first comparison: a difference can be older than settle only after that
+	incomplete  bool      // some of the source could not be read
+	gains       bool      // the module takes no deletions, and none are wanted: what is only on the backup is not asked for
 }
 
 const (
@@ -287,6 +288,9 @@ func (s *shadow) take(now time.Time, found map[string]*difference) (settled []*d
 			}
 		}
 	}
+	if s.first.IsZero() {
+		s.first = now
+	}
 	s.OnTheirWay = 0
 	for key, d := range found {
 		d.Since = now
@@ -342,7 +346,7 @@ func (s *shadow) finish() {
 	switch {
 	case acts:
 		s.Verdict = verdictDifferent
-	case s.Problem != "" || s.Comparisons == 0 || s.Last.Sub(s.Began) < s.settle:
+	case s.Problem != "" || s.Comparisons == 0 || s.Last.Sub(s.Began) < s.settle, s.OnTheirWay > 0 && s.Last.Sub(s.first) < s.settle:
 		s.Verdict = verdictUnknown
 	default:
 		s.Verdict = verdictSame
