@@ -20,10 +20,11 @@ type Live struct {
 type Remote struct {
 	Address      string
 	Port         int
-	Module       string // the module, with the directory in it if there is one; with SSH a directory
-	User         string // "" without rsync/auth
-	PasswordFile string // "" without rsync/auth
-	SSH          bool
+	Module       string   // with the directory in it if there is one; "" if there is a Path
+	User         string   // "" without rsync/auth
+	PasswordFile string   // "" without rsync/auth
+	Path         string   // with rsync/ssh: the directory
+	Shell        []string // the ssh that leads there; nil when rsync dials a daemon
 }
 
 // Cause says why sersync leaves a difference between the source and the backup.

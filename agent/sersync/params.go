@@ -289,6 +289,7 @@ func (im *importer) shell(e *element, setting, command string) {
 		return
 	}
 	im.base.Transport, im.base.Backup.Port = pair.SSH, pair.DefaultPort(pair.SSH)
+	im.remoteBase.Shell = args
 	var dropped []string
 	for i := 1; i < len(args); i++ {
 		port, joined := strings.CutPrefix(args[i], "-p")

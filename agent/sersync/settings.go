@@ -275,7 +275,12 @@ func (im *importer) remote(e *element, name, ip, module string) pair.Pair {
 		im.notes[len(im.notes)-1].Pair = name
 	}
 	to := im.remoteBase
-	to.Address, to.Module, to.Port, to.SSH = ip, strings.Trim(module, "/"), im.base.Backup.Port, im.base.Transport == pair.SSH
+	to.Address, to.Port = ip, im.base.Backup.Port
+	if im.ssh {
+		to.Path, to.Shell = module, []string{"ssh"} // its -e comes last, and so goes before one of the parameters
+	} else {
+		to.Module = strings.Trim(module, "/")
+	}
 	im.live.Remotes = append(im.live.Remotes, to)
 	p := im.base
 	p.Exclude, p.Filter = slices.Clone(p.Exclude), slices.Clone(p.Filter)
@@ -331,6 +336,7 @@ func (im *importer) rsync(sersync *element) {
 	if c := im.one(e, "auth", false); c != nil {
 		on, users, file := im.flag(c, "start"), im.attr(c, "users"), im.attr(c, "passwordfile")
 		if on && im.ssh {
+			im.remoteBase.User = users
 			im.note(c, "rsync/auth", Changed, "", "%s was the user of the ssh session; lockstep logs in as root, with a key that runs nothing but the pair's module, to keep owners", users)
 		} else if on {
 			im.base.Auth.User = users

@@ -172,6 +172,9 @@ func (r *Runner) destination() string {
 	if t.User != "" {
 		d = t.User + "@" + d
 	}
+	if t.Path != "" {
+		return d + ":" + strings.TrimSuffix(t.Path, "/") + "/"
+	}
 	return d + "::" + t.Module + "/"
 }
 

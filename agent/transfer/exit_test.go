@@ -4,6 +4,7 @@ package transfer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -379,6 +380,48 @@ func TestARemoteShellTakesThePlaceOfThePort(t *testing.T) {
 		if strings.Contains(args, wrong) {
 			t.Errorf("%s is among %s", wrong, args)
 		}
+	}
+}
+
+// A directory that no module guards can be compared with, and never written to.
+func TestADirectoryWithoutADaemonIsNotWrittenTo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	// What rsync gives a remote shell, after the host, runs here.
+	shell := filepath.Join(dir, "shell")
+	if err := os.WriteFile(shell, []byte("#!/bin/sh\nshift\nexec sh -c \"$*\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	source, backup := filepath.Join(dir, "source"), filepath.Join(dir, "the backup")
+	for path, text := range map[string]string{filepath.Join(source, "a"): "1", filepath.Join(backup, "b"): "1"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := New(Options{Path: source, Timeout: time.Minute, Target: Target{Address: "here", Path: backup, Shell: []string{shell}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := OpenRoot(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, kind := range []Kind{Send, Tree, Delete} {
+		if res := r.Run(t.Context(), root, Job{Kind: kind, Paths: []string{"a", "b"}}, nil); res.Class != Permanent {
+			t.Errorf("kind %v: %s, %s", kind, res.Class, res.Message)
+		}
+	}
+	found := map[string]bool{}
+	res := r.List(t.Context(), root, ListOptions{Delete: true}, func(it Item) error {
+		found[it.Path] = it.Extraneous
+		return nil
+	})
+	if res.Class != Done || !found["b"] || len(found) != 3 {
+		t.Errorf("%s %s, found %v\n%s", res.Class, res.Message, found, res.Stderr)
+	}
+	if names, err := filepath.Glob(filepath.Join(backup, "*")); err != nil || len(names) != 1 || names[0] != filepath.Join(backup, "b") {
+		t.Errorf("the backup has %q, %v", names, err)
 	}
 }
 

@@ -29,6 +29,9 @@ func (r *Runner) Run(ctx context.Context, root *Root, job Job, progress func(Pro
 }
 
 func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Progress)) Result {
+	if path := r.opts.Target.Path; path != "" {
+		return Result{Status: -1, Class: Permanent, Message: fmt.Sprintf("nothing is written to %s, which no module guards", path)}
+	}
 	paths, early, err := r.prepare(ctx, root, job)
 	if err != nil {
 		return r.notRun(ctx, early, err)

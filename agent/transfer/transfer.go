@@ -24,6 +24,9 @@ type Target struct {
 	PasswordFile string // rsync(1) --password-file: not other-readable, owned by the caller or root; "" = a module without users
 	// Shell is the command that leads to a daemon on the host, without the host: rsync(1) --rsh. Empty: rsync dials the daemon.
 	Shell []string
+	// Path is a directory to which Shell leads instead, for List of what another program sends there. There is no daemon to guard it,
+	// so Run refuses it.
+	Path string
 }
 
 // Options configures a Runner.

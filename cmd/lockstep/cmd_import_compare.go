@@ -67,12 +67,10 @@ type compareReport struct {
 func compareSersync(ctx context.Context, std stdio, file string, result *sersync.Result, opts compareOptions) error {
 	var shadows []*shadow
 	for i, to := range result.Live.Remotes {
-		p := result.Pairs[i]
-		if to.SSH {
-			return usageError(fmt.Errorf("import sersync: --compare asks an rsync daemon, and sersync reaches %s by ssh\nhint: after the switch, lockstep verify %s compares the contents", to.Address, p.Name))
+		if to.PasswordFile = cmp.Or(opts.passwordFile, to.PasswordFile); to.Path != "" {
+			to.PasswordFile = "" // rsync has one for a daemon only
 		}
-		to.PasswordFile = cmp.Or(opts.passwordFile, to.PasswordFile)
-		s, err := newShadow(p, to, result.Live, opts.settle, opts.rsync)
+		s, err := newShadow(result.Pairs[i], to, result.Live, opts.settle, opts.rsync)
 		if err != nil {
 			return err
 		}
@@ -150,6 +148,7 @@ func (v *shadowView) follow(ctx context.Context, s *shadow, opts compareOptions)
 		if res.Class == transfer.Done {
 			*s = *known
 		} else {
+			s.explain(&res)
 			s.Failed++
 			s.Problem, s.Hint = res.Message, res.Hint
 		}

@@ -87,6 +87,7 @@ type shadow struct {
 	def         pair.Pair
 	live        sersync.Live
 	settle      time.Duration
+	shell       []string         // sersync's way by ssh
 	ruled, bare *transfer.Runner // with the definition's rules, and without any; bare is nil if it has none
 	rules       *watch.Exclude
 	names       map[string]string // rule → where it stands
@@ -107,13 +108,21 @@ func newShadow(p pair.Pair, to sersync.Remote, live sersync.Live, settle time.Du
 	opts := transfer.Options{
 		Rsync:   rsync,
 		Path:    p.Source.Path,
-		Target:  transfer.Target{Address: to.Address, Port: to.Port, Module: to.Module, User: to.User, PasswordFile: to.PasswordFile},
+		Target:  transfer.Target{Address: to.Address, Port: to.Port, Module: to.Module, Path: to.Path, User: to.User, PasswordFile: to.PasswordFile},
 		Timeout: time.Duration(p.Transfer.Timeout),
 		Extra:   p.Transfer.Options,
 	}
+	target := to.Address + "::" + to.Module
+	if to.Path != "" {
+		target = strings.TrimPrefix(to.User+"@"+to.Address, "@") + ":" + to.Path
+	}
+	if len(to.Shell) > 0 {
+		// As sersync, in the background, nobody is there to ask. Of an option that is given twice ssh takes the first.
+		opts.Target.Shell = append(slices.Clone(to.Shell), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+	}
 	s := &shadow{
-		Pair: p.Name, Source: p.Source.Path, Target: to.Address + "::" + to.Module, Began: time.Now(),
-		Differences: []*difference{}, Late: []late{}, def: p, live: live, settle: settle,
+		Pair: p.Name, Source: p.Source.Path, Target: target, Began: time.Now(),
+		Differences: []*difference{}, Late: []late{}, def: p, live: live, settle: settle, shell: opts.Target.Shell,
 		names: map[string]string{}, followed: map[string]*difference{},
 	}
 	var list []string
@@ -273,6 +282,23 @@ func (s *shadow) round(ctx context.Context) (settled []*difference, res transfer
 		}
 	}
 	return s.take(now, found), ruled.res
+}
+
+// explain tells of a failure of sersync's ssh. What transfer says of one is about the key and the known hosts of the pair.
+func (s *shadow) explain(res *transfer.Result) {
+	const ownStatus, notFound = 255, 127 // ssh(1) and sh(1)
+	if len(s.shell) == 0 || !slices.Contains([]int{ownStatus, notFound, transfer.ExitProtocol, transfer.ExitStreamIO}, res.Status) {
+		return
+	}
+	host, _, _ := strings.Cut(s.Target, ":")
+	lines := strings.Split(res.Stderr, "\n")
+	for _, line := range slices.Backward(lines) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "rsync") {
+			res.Message = fmt.Sprintf("ssh to %s: %s", host, line)
+			break
+		}
+	}
+	res.Hint = fmt.Sprintf("as the user that sersync runs as, this must end well: %s %s rsync --version", strings.Join(s.shell, " "), host)
 }
 
 // take holds what was found against what was there before.
