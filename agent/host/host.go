@@ -55,7 +55,6 @@ type Unit struct {
 	Loaded  bool   // systemd finds a unit file
 	Active  bool   // active, or on its way there: activating, reloading, waiting for its next restart
 	Ready   bool   // active and, for Type=notify, READY
-	Failed  bool   // gave up
 	Enabled bool   // starts at boot
 	Masked  bool   // made impossible to start
 	Stale   bool   // the unit file changed since systemd read it
@@ -150,8 +149,6 @@ type Query struct {
 	SSHD     *SSHDQuery
 	SELinux  string         // a directory; Facts.SELinux
 	Firewall *FirewallQuery // Facts.Firewall
-	// Fanotify is a directory: can its filesystem be marked, and do its files have handles?
-	Fanotify string
 }
 
 // Facts is what was found.
@@ -174,7 +171,6 @@ type Facts struct {
 	Sysctls    map[string]string
 	// SysctlsWritable is false in a container that shares the kernel's settings.
 	SysctlsWritable bool
-	Fanotify        bool
 	SSH             string // path of the client; "" = none
 	SSHD            *SSHD
 	SELinux         *SELinux  // nil = it does not enforce
@@ -233,9 +229,7 @@ type Listener struct {
 type Dir struct {
 	Exists   bool
 	IsDir    bool
-	Symlink  bool // the path itself is a symbolic link
-	Empty    bool
+	Symlink  bool   // the path itself is a symbolic link
 	ReadOnly bool   // on a filesystem that is mounted read-only
 	FS       string // identity of the filesystem of the nearest existing ancestor, or itself
-	Inode    uint64
 }

@@ -138,9 +138,6 @@ func (s *system) Inspect(ctx context.Context, q Query) (Facts, error) {
 	if q.Firewall != nil && !allLoopback(f.Addresses[q.Firewall.From]) {
 		f.Firewall = findFirewall(ctx, *q.Firewall, f.Addresses[q.Firewall.From])
 	}
-	if q.Fanotify != "" {
-		f.Fanotify = canFanotify(q.Fanotify)
-	}
 	return f, ctx.Err()
 }
 
@@ -317,16 +314,6 @@ func inspectDir(path string) (Dir, error) {
 	switch {
 	case err == nil:
 		d.Exists, d.IsDir = true, info.IsDir()
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			d.Inode = st.Ino
-		}
-		if d.IsDir {
-			if f, err := os.Open(path); err == nil {
-				_, err = f.Readdirnames(1)
-				d.Empty = errors.Is(err, io.EOF)
-				f.Close()
-			}
-		}
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR):
 		return d, err
 	}
@@ -355,17 +342,6 @@ func countDirs(ctx context.Context, root string) (n int, all bool) {
 		return nil // what cannot be read is not counted, and not watched either
 	})
 	return n, err == nil && n < countMax && time.Now().Before(deadline)
-}
-
-// canFanotify tries what the agent will do: mark the filesystem and ask for names and file handles.
-func canFanotify(path string) bool {
-	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_REPORT_DFID_NAME, unix.O_RDONLY)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd) //nolint:errcheck // it was only tried
-	const mask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_ATTRIB | unix.FAN_ONDIR
-	return unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask, unix.AT_FDCWD, path) == nil
 }
 
 func (*system) Login(ctx context.Context, l Login) error { return login(ctx, l) }

@@ -55,7 +55,7 @@ func TestInspectTellsWhoRunsWhereAndWhat(t *testing.T) {
 	t.Parallel()
 	rsynctest.Binary(t)
 	f := inspect(t, Query{Self: true, Rsync: true, Users: []string{"root", "no-such-user-here", "1234"}, Groups: []string{"root", "no-such-group-here"},
-		Names: []string{"192.0.2.1", "192.0.2.0/24", "no-such-host.invalid"}, Sysctls: []string{"kernel.ostype", "lockstep.none"}, CountIn: t.TempDir(), Fanotify: t.TempDir()})
+		Names: []string{"192.0.2.1", "192.0.2.0/24", "no-such-host.invalid"}, Sysctls: []string{"kernel.ostype", "lockstep.none"}, CountIn: t.TempDir()})
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -73,7 +73,6 @@ func (u *units) Unit(ctx context.Context, name string) (Unit, error) {
 		Loaded:  load == "loaded",
 		Active:  active == "active" || active == "activating" || active == "reloading",
 		Ready:   active == "active" || active == "reloading",
-		Failed:  active == "failed",
 		Enabled: file == "enabled" || file == "enabled-runtime",
 		Masked:  load == "masked" || file == "masked" || file == "masked-runtime",
 		Stale:   stale,

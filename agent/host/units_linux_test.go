@@ -226,7 +226,7 @@ func TestUnitIsReadAsSystemdTellsIt(t *testing.T) {
 		"running@a.service":  {Loaded: true, Active: true, Ready: true, Enabled: true, State: "active (running)", Status: "in step", PID: 7},
 		"starting@a.service": {Loaded: true, Active: true, Enabled: true, State: "activating (start)", Status: "watching", PID: 8},
 		"reloads.service":    {Loaded: true, Active: true, Ready: true, Stale: true, State: "reloading (reload)", PID: 9},
-		"failed.service":     {Loaded: true, Failed: true, Enabled: true, State: "failed (failed)"},
+		"failed.service":     {Loaded: true, Enabled: true, State: "failed (failed)"},
 		"stopped.service":    {Loaded: true, State: "inactive (dead)"},
 		"masked.service":     {Masked: true, State: "inactive (dead)"},
 		"masked-now.service": {Masked: true, State: "inactive (dead)"},
