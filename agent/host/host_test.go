@@ -331,14 +331,25 @@ func TestRsyncOfThisHostCanBeUsed(t *testing.T) {
 	}
 }
 
-func TestRsyncThatDoesNotDeleteIsFound(t *testing.T) {
-	t.Parallel()
-	fake := filepath.Join(t.TempDir(), "rsync")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho 'invalid file mode 00' >&2\nexit 2\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if fault := tryRsync(context.Background(), fake); !strings.Contains(fault, "invalid file mode 00") {
-		t.Errorf("fault: %q", fault)
+func TestRsyncThatCannotBeUsedIsFound(t *testing.T) { // sets variables of the environment
+	for _, tt := range []struct{ name, script, temp, want string }{
+		{"does not delete", "[ $1 = --version ] && exit; echo 'invalid file mode 00' >&2; exit 2", "", "--delete-missing-args does not work: invalid file mode 00"},
+		{"a library of it is missing", "exit 127", "", "it cannot be run: exit status 127"},
+		{"nowhere to try it", "echo rsync version 3.5.0", "/dev/null", "it cannot be tried: mkdir /dev/null/lockstep-rsync"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "rsync"), []byte("#!/bin/sh\n"+tt.script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("PATH", dir)
+			if tt.temp != "" {
+				t.Setenv("TMPDIR", tt.temp)
+			}
+			if r := findRsync(t.Context()); r.Path != filepath.Join(dir, "rsync") || !strings.HasPrefix(r.Fault, tt.want) {
+				t.Errorf("fault %q of %s, want %q", r.Fault, r.Path, tt.want)
+			}
+		})
 	}
 }
 

@@ -15,19 +15,22 @@ import (
 
 var rsyncVersion = regexp.MustCompile(`^rsync +version v?([0-9]+(?:\.[0-9]+)+\S*)`)
 
+// rsyncTimeout bounds both runs; each takes milliseconds.
+const rsyncTimeout = 20 * time.Second
+
 func findRsync(ctx context.Context) Rsync {
 	var r Rsync
 	r.Path = program("rsync")
 	if r.Path == "" {
 		return r
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, rsyncTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.Path, "--version")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if err != nil {
-		r.Fault = fmt.Sprintf("%s --version: %v", r.Path, err)
+		r.Fault = fmt.Sprintf("it cannot be run: %v", err)
 		return r
 	}
 	if m := rsyncVersion.FindStringSubmatch(string(out)); m != nil {
@@ -42,18 +45,18 @@ func findRsync(ctx context.Context) Rsync {
 func tryRsync(ctx context.Context, path string) string {
 	dir, err := os.MkdirTemp("", "lockstep-rsync-")
 	if err != nil {
-		return err.Error()
+		return untried(err)
 	}
 	defer os.RemoveAll(dir)
 	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
 	gone := filepath.Join(to, "gone")
 	for _, d := range []string{from, gone} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err.Error()
+			return untried(err)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(gone, "file"), nil, 0o600); err != nil {
-		return err.Error()
+		return untried(err)
 	}
 	cmd := exec.CommandContext(ctx, path, "-aR", "--from0", "--files-from=-", "--delete-missing-args", "--force", from+"/", to+"/")
 	cmd.WaitDelay = time.Second
@@ -70,3 +73,6 @@ func tryRsync(ctx context.Context, path string) string {
 	}
 	return ""
 }
+
+// untried is told of an rsync that may be in order.
+func untried(err error) string { return "it cannot be tried: " + err.Error() }

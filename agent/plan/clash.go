@@ -83,8 +83,8 @@ func rsyncProblems(f Facts, role Role) []pair.Problem {
 	case f.Rsync.Path == "":
 		return []pair.Problem{{Path: object, Msg: "rsync is not installed", Hint: install}}
 	case f.Rsync.Fault != "":
-		return []pair.Problem{{Path: object, Msg: fmt.Sprintf("rsync %s at %s cannot be used: %s", f.Rsync.Version, f.Rsync.Path, f.Rsync.Fault),
-			Hint: "rsync 3.4.3 has this fault; install another version (" + install + ")"}}
+		return []pair.Problem{{Path: object, Msg: fmt.Sprintf("%s at %s cannot be used: %s", strings.TrimSpace("rsync "+f.Rsync.Version), f.Rsync.Path, f.Rsync.Fault),
+			Hint: "mend that, or install another version than 3.4.3 (" + install + ")"}}
 	case older(f.Rsync.Version, minRsync):
 		return []pair.Problem{{Path: object, Msg: fmt.Sprintf("rsync %s is too old, 3.1.3 is the oldest that will do", f.Rsync.Version), Hint: install}}
 	}

@@ -69,7 +69,10 @@ func TestRsyncThatWillNotDoIsToldWithTheWayToAnother(t *testing.T) {
 		{os: "debian", path: "/usr/bin/rsync", version: "3.1", want: "rsync 3.1 is too old, 3.1.3 is the oldest that will do\n  apt-get install rsync"},
 		{os: "debian", path: "/opt/rsync", version: "3.4.3", fault: "--delete-missing-args does not work: invalid file mode 00",
 			want: "rsync 3.4.3 at /opt/rsync cannot be used: --delete-missing-args does not work: invalid file mode 00\n" +
-				"  rsync 3.4.3 has this fault; install another version (apt-get install rsync)"},
+				"  mend that, or install another version than 3.4.3 (apt-get install rsync)"},
+		{os: "debian", path: "/opt/rsync", fault: "it cannot be run: exit status 127",
+			want: "rsync at /opt/rsync cannot be used: it cannot be run: exit status 127\n" +
+				"  mend that, or install another version than 3.4.3 (apt-get install rsync)"},
 		{os: "rocky rhel centos fedora", want: "rsync is not installed\n  dnf install rsync"},
 		{os: "opensuse-leap suse opensuse", want: "rsync is not installed\n  zypper install rsync"},
 		{os: "arch", want: "rsync is not installed\n  pacman -S rsync"},
