@@ -99,7 +99,7 @@ test-lab: mirror ## tests in the lab (root; skipped by name without)
 
 .PHONY: cover
 cover: ## how much of each package in agent/ its own unit tests run; under 85 % it fails
-	@go test -cover $$(go list ./agent/... | grep -v /internal/) | awk '{ print } $$5 + 0 < 85 && /coverage:/ { low = 1 } END { exit low }'
+	@go test -cover $$(go list ./agent/... | grep -v /internal/) | awk '{ print } $$5 + 0 < 85 && /coverage: [0-9]/ { low = 1 } END { exit low }'
 
 check: check-format check-generated ## format, vet, staticcheck, generated files
 	go vet ./...
