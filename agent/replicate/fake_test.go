@@ -95,6 +95,8 @@ type fakeEngine struct {
 	told  []fakeRun // events, for the log of a failed test
 	// answer may give a result of its own instead of doing a run; nil does it.
 	answer func(what string, paths []string) *transfer.Result
+	// listEnd is the result of a comparison that has told what it found; nil is that it came to its end.
+	listEnd *transfer.Result
 	// answerLate is how long the answer to ListMissing takes after it was found.
 	answerLate time.Duration
 	// during is called in the middle of a run that sends or deletes.
@@ -357,6 +359,11 @@ func (e *fakeEngine) List(ctx context.Context, _ root, opts transfer.ListOptions
 		if each(it) != nil {
 			return transfer.Result{Class: transfer.Stopped}
 		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.listEnd != nil {
+		return *e.listEnd
 	}
 	return res
 }

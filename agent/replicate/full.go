@@ -226,6 +226,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 	f := &l.full
 	f.job = nil
 	f.listing = now.Sub(f.listFrom)
+	if c.many || c.res.Class != transfer.Done && c.entries > 0 && l.door.enabled {
+		f.valid = false // what was found is not in the queue, or not at the door: the next comparison will tell of it
+	}
 	switch {
 	case c.many:
 		if f.need == tooMuch {

@@ -3,6 +3,8 @@
 package replicate
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -86,6 +88,55 @@ func TestFarBehindBackupIsSentByRecursion(t *testing.T) {
 		}
 		r.wantState(InStep)
 		r.wantEqual()
+	})
+}
+
+// What a comparison found is not in the queue then: nothing else says that the two differ.
+func TestNotInStepWhileAFarBehindBackupIsSent(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.l.agent.manyDiffer = 300
+		r.begin(numbered("f%d", 302)...)
+		r.wantState(InStep)
+		r.e.set(func() {
+			r.e.dst = tree{} // somebody emptied the backup
+			r.e.answer = func(what string, _ []string) *transfer.Result {
+				if what == "tree" {
+					time.Sleep(5 * time.Minute)
+					return failure(transfer.Transient, "the connection broke")
+				}
+				return nil
+			}
+		})
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		r.wantState(Behind, "whole tree")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := <-r.barrier(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the barrier: %v", err)
+		}
+		r.e.setAnswer(nil) // for the next one
+		r.settles(10 * time.Minute)
+	})
+}
+
+// What is only on the backup goes to the door when all of the comparison is known, and until then nowhere.
+func TestNotInStepAfterAComparisonThatWasCutOff(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.set(func() {
+			r.e.dst.put("extra", node{data: "1"})
+			r.e.listEnd = failure(transfer.Unknown, "status 99")
+		})
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(100 * time.Millisecond)
+		r.wantState(Behind, "to be compared")
+		r.e.set(func() { r.e.listEnd = nil })
+		r.settles(time.Minute)
 	})
 }
 

@@ -82,6 +82,7 @@ func newRig(t *testing.T, change func(*pair.Pair)) *rig {
 	if r.l, err = newLoop(agent, r.e, nil); err != nil {
 		t.Fatal(err)
 	}
+	r.l.cookies = t.TempDir()
 	return r
 }
 
@@ -161,6 +162,23 @@ func (r *rig) write(p, data string) {
 		op |= watch.Create
 	}
 	r.events(watch.Event{Path: p, Op: op})
+}
+
+// barrier waits in a goroutine until all that happened is on the backup. Its cookie has come out of the kernel's queue.
+func (r *rig) barrier(ctx context.Context) (passed <-chan error) {
+	r.t.Helper()
+	result := make(chan error, 1)
+	go func() { result <- r.l.wait(ctx) }()
+	synctest.Wait()
+	var cookie string
+	if err := r.l.call(ctx, func(time.Time) {
+		for cookie = range r.l.barriers {
+		}
+	}); err != nil || cookie == "" {
+		r.t.Fatalf("no barrier: %v", err)
+	}
+	r.events(watch.Event{Cookie: cookie})
+	return result
 }
 
 // writeAll makes files in the source and tells of all of them at once.

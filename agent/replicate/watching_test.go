@@ -95,17 +95,7 @@ func TestWaitWhereNotEverythingIsWatched(t *testing.T) {
 		r.w.reports <- watch.Report{Fault: &watch.LimitError{Sysctl: "fs.inotify.max_user_watches", Have: 10, Need: 500, Unwatched: 490}}
 		r.after(time.Minute)
 		r.e.set(func() { r.e.src.put("d/unseen", node{data: "1"}) })
-		passed := make(chan error, 1)
-		go func() { passed <- r.l.wait(t.Context()) }()
-		synctest.Wait()
-		var cookie string
-		if err := r.l.call(t.Context(), func(time.Time) {
-			for cookie = range r.l.barriers {
-			}
-		}); err != nil || cookie == "" {
-			t.Fatalf("no barrier: %v", err)
-		}
-		r.events(watch.Event{Cookie: cookie})
+		passed := r.barrier(t.Context())
 		r.after(10 * time.Second)
 		select {
 		case err := <-passed:
