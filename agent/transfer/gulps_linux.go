@@ -51,23 +51,35 @@ func (g *gulps) run(to io.Writer) {
 		buf := make([]byte, 64<<10)
 		tick := time.NewTicker(gulpEvery)
 		defer tick.Stop()
-		last := false
-		for {
+		// What the pipe holds when the child has ended is its own. A child of it may keep the pipe, and write on for ever.
+		for rest := gulpSize; rest > 0; {
+			ended := g.ended()
 			n, err := ignoringEINTR(func() (int, error) { return unix.Read(g.r, buf) })
 			switch {
 			case n > 0:
 				_, _ = to.Write(buf[:n]) // lines takes everything
-			case !errors.Is(err, unix.EAGAIN) || last: // the end; there is no other error
+				if ended {
+					rest -= n
+				}
+			case !errors.Is(err, unix.EAGAIN) || ended: // the end; there is no other error
 				return
 			default:
 				select {
 				case <-tick.C:
 				case <-g.quit:
-					last = true
 				}
 			}
 		}
 	}()
+}
+
+func (g *gulps) ended() bool {
+	select {
+	case <-g.quit:
+		return true
+	default:
+		return false
+	}
 }
 
 // finish returns when what the child has written is read. The child has ended.
