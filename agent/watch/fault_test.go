@@ -461,14 +461,30 @@ func TestNothingIsLeftAfterRun(t *testing.T) {
 			if n := countDescriptors(t); n != descriptors {
 				t.Errorf("%d descriptors open, before %d", n, descriptors)
 			}
-			var stacks strings.Builder
-			f.do(pprof.Lookup("goroutine").WriteTo(&stacks, 2))
-			for _, name := range []string{"watch.(*", "fsnotify.(*"} {
-				if strings.Contains(stacks.String(), name) {
-					t.Errorf("goroutine of %s is left:\n%s", name, stacks.String())
+			// Fsnotify's goroutine says that it has ended before the last thing that it does.
+			waitFor(t, func() error {
+				var stacks strings.Builder
+				f.do(pprof.Lookup("goroutine").WriteTo(&stacks, 2))
+				for _, name := range []string{"watch.(*", "fsnotify.(*"} {
+					if strings.Contains(stacks.String(), name) {
+						return fmt.Errorf("goroutine of %s is left:\n%s", name, stacks.String())
+					}
 				}
-			}
+				return nil
+			})
 		})
+	}
+}
+
+// waitFor waits until nothing is wrong any more.
+func waitFor(t *testing.T, wrong func() error) {
+	t.Helper()
+	err := wrong()
+	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); err = wrong() {
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 
