@@ -7,6 +7,7 @@ package watch
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -136,6 +137,64 @@ func TestCookieDoesNotPassAMount(t *testing.T) {
 		defer f.mu.Unlock()
 		if len(f.faults) != 1 || f.restored != 1 || !covered(events, "on/top") {
 			t.Errorf("mounted over the root: faults %v, restored %d, events:%s", f.faults, f.restored, describe(events))
+		}
+	})
+}
+
+// The kernel gives the numbers of a mount and of its filesystem to the next one: the table looks as before.
+func TestAnotherFilesystemTakesThePlaceOfAMount(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("m"), 0o755))
+		f.mount("tmpfs", f.path("m"), "tmpfs", 0, "")
+		f.watch(backend, func(_ *Options, tune *tuning) { tune.rootEvery = time.Hour })
+		f.sync()
+		for i := range 5 {
+			f.unmount(f.path("m"))
+			f.mount("tmpfs", f.path("m"), "tmpfs", 0, "")
+			dir := fmt.Sprint("m/", i)
+			f.do(os.MkdirAll(f.path(dir), 0o755))
+			if events := f.sync(); !covered(events, dir) {
+				t.Fatalf("the mount is not seen; events:%s", describe(events))
+			}
+			f.probe()
+		}
+	})
+}
+
+// The same filesystem is at the root again, and where the kernel tells no mount from the next, looks as it did.
+func TestRootUnmountedAndMountedAtOnce(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skipf("%v\nhint: apt-get install e2fsprogs", err)
+	}
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		image := f.path("../image")
+		f.do(os.WriteFile(image, nil, 0o600))
+		f.do(os.Truncate(image, 8<<20))
+		run := func(name string, args ...string) {
+			t.Helper()
+			if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+				t.Skipf("%s %v: %v: %s", name, args, err, out)
+			}
+		}
+		run("mkfs.ext4", "-q", image)
+		mount := func() { run("mount", "-o", "loop", image, f.path("")) }
+		mount()
+		t.Cleanup(func() { _ = unix.Unmount(f.path(""), unix.MNT_DETACH) })
+		f.do(os.Mkdir(f.path("d"), 0o755))
+		f.watch(backend, func(_ *Options, tune *tuning) { tune.unique = false })
+		f.sync()
+		for i := range 3 {
+			f.unmount(f.path(""))
+			mount()
+			f.until("lost and found", func() bool { return len(f.faults) == i+1 && f.restored == i+1 })
+			f.untilCovered("d")
+			f.probe()
 		}
 	})
 }

@@ -29,8 +29,8 @@ type rootID struct {
 	handle       string // differs when the inode number is used again; "" where the filesystem has none
 }
 
-func findRoot(path string) (rootDir, error) {
-	id, err := identifyRoot(path)
+func findRoot(path string, unique bool) (rootDir, error) {
+	id, err := identifyRoot(path, unique)
 	if err != nil {
 		return rootDir{}, err
 	}
@@ -41,11 +41,12 @@ func findRoot(path string) (rootDir, error) {
 	return rootDir{path: real, id: id}, nil
 }
 
-func identifyRoot(path string) (rootID, error) {
+// identifyRoot asks for the number of the mount that no other has had, where unique is true and the kernel has such numbers.
+func identifyRoot(path string, unique bool) (rootID, error) {
 	var st unix.Statx_t
-	// Kernels before 6.8 do not know STATX_MNT_ID_UNIQUE and say so by leaving it out of stx_mask.
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_SYNC_AS_STAT, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID_UNIQUE, &st)
-	if err == nil && st.Mask&unix.STATX_MNT_ID_UNIQUE == 0 {
+	// Kernels before 6.8 do not know STATX_MNT_ID_UNIQUE and say so by leaving it out of stx_mask.
+	if err == nil && (st.Mask&unix.STATX_MNT_ID_UNIQUE == 0 || !unique) {
 		err = unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_SYNC_AS_STAT, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID, &st)
 	}
 	if err != nil {
@@ -113,23 +114,30 @@ func unescapeMount(s string) string {
 	return b.String()
 }
 
-// mountTable follows the mounts below one directory.
+// mountTable follows the mounts below one directory, and the one that it lies in.
 type mountTable struct {
-	fd    int
-	below map[string]mount // by path
+	fd      int
+	dir     string
+	below   map[string]mount // by path
+	witness *witness
 }
 
 // openMounts begins to follow. Where there is no /proc it follows nothing.
 func openMounts(dir string) *mountTable {
-	t := &mountTable{fd: -1}
+	t := &mountTable{fd: -1, dir: dir, witness: openWitness()}
 	if fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		t.fd = fd
 	}
-	t.below = t.read(dir)
+	t.witness.watch(dir)
+	t.below = t.read()
+	for path := range t.below {
+		t.witness.watch(path)
+	}
 	return t
 }
 
 func (t *mountTable) close() {
+	t.witness.close()
 	if t.fd >= 0 {
 		_ = unix.Close(t.fd)
 		t.fd = -1
@@ -146,34 +154,43 @@ func (t *mountTable) changed() bool {
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLPRI|unix.POLLERR) != 0
 }
 
-// update reads the mounts below dir again and returns the paths where something else is mounted than before.
-func (t *mountTable) update(dir string) []string {
+// unmounted reports whether the filesystem of the directory was unmounted since openMounts.
+func (t *mountTable) unmounted() bool {
+	gone, _ := t.witness.unmounted(t.dir)
+	return gone
+}
+
+// update reads the mounts again and returns the paths where something else is mounted than before, or may be.
+func (t *mountTable) update() []string {
 	was := t.below
-	t.below = t.read(dir)
+	t.below = t.read()
 	var paths []string
 	for path, m := range t.below {
-		if was[path] != m {
+		if gone, known := t.witness.unmounted(path); gone || !known || was[path] != m {
 			paths = append(paths, path)
+			t.witness.forget(path)
+			t.witness.watch(path)
 		}
 	}
 	for path := range was {
 		if _, ok := t.below[path]; !ok {
 			paths = append(paths, path)
+			t.witness.forget(path)
 		}
 	}
 	return paths
 }
 
-func (t *mountTable) read(dir string) map[string]mount {
+func (t *mountTable) read() map[string]mount {
 	below := map[string]mount{}
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return below
 	}
-	prefix := withSlash(dir)
+	prefix := withSlash(t.dir)
 	for _, m := range parseMounts(string(data)) {
 		// Of mounts on the same path the last is the one that is seen.
-		if strings.HasPrefix(m.path, prefix) && m.path != dir && m.visible() {
+		if strings.HasPrefix(m.path, prefix) && m.path != t.dir && m.visible() {
 			below[m.path] = m
 		}
 	}

@@ -26,6 +26,8 @@ type tuning struct {
 	raceTime   time.Duration
 	maxPending int // events read from the kernel and not worked on yet
 	maxHeld    int // events worked on and not taken by the consumer yet
+	// unique is false where mounts are told from each other by numbers that are given out again, as on kernels before 6.8.
+	unique bool
 	// add stands before each inotify_add_watch(2) and may refuse in its place.
 	add func(path string) error
 	// stall is called before each read of the reader.
@@ -33,7 +35,7 @@ type tuning struct {
 }
 
 func defaultTuning() tuning {
-	return tuning{rootEvery: time.Second, pollEvery: pollEvery, raceTime: raceTime, maxPending: maxPending, maxHeld: maxHeld}
+	return tuning{rootEvery: time.Second, pollEvery: pollEvery, raceTime: raceTime, maxPending: maxPending, maxHeld: maxHeld, unique: true}
 }
 
 // watcher is what both backends have in common: the root that may come and go, the excludes, and the way out
@@ -217,7 +219,7 @@ func (w *watcher) session(ctx context.Context) error {
 }
 
 func (w *watcher) find() error {
-	root, err := findRoot(w.opts.Root)
+	root, err := findRoot(w.opts.Root, w.tune.unique)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRootLost, err)
 	}
@@ -275,12 +277,14 @@ func (w *watcher) findBlindness() {
 
 // checkRoot returns ErrRootLost if the root's path leads to another directory than the watched one.
 func (w *watcher) checkRoot() error {
-	id, err := identifyRoot(w.opts.Root)
-	if err != nil {
+	id, err := identifyRoot(w.opts.Root, w.tune.unique)
+	switch {
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrRootLost, err)
-	}
-	if id != w.root.id {
+	case id != w.root.id:
 		return fmt.Errorf("%w: another directory is at %s", ErrRootLost, w.opts.Root)
+	case w.mounts.unmounted():
+		return fmt.Errorf("%w: the filesystem at %s was unmounted, and mounted again", ErrRootLost, w.opts.Root)
 	}
 	return nil
 }
@@ -294,7 +298,7 @@ func (w *watcher) lookAtMounts() ([]string, error) {
 	if err := w.checkRoot(); err != nil {
 		return nil, err
 	}
-	paths := w.mounts.update(w.root.path)
+	paths := w.mounts.update()
 	if len(paths) > 0 {
 		w.findBlindness()
 	}
