@@ -5,6 +5,9 @@
 package replicate
 
 import (
+	"context"
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,6 +104,48 @@ func TestBarrierWaitsForAMount(t *testing.T) {
 					t.Errorf("passed without %s/f", dir)
 				}
 			}
+		})
+	}
+}
+
+// What an unmount has taken from the source, or brought to light, is known when the barrier is passed; and it is not passed
+// while deletions wait for an approval.
+func TestBarrierWaitsForAnUnmount(t *testing.T) {
+	for _, backend := range []string{"inotify", "fanotify"} {
+		t.Run(backend, func(t *testing.T) {
+			s := newSite(t, func(p *pair.Pair) { p.Watch.Backend = backend })
+			s.write("m/hidden", "1")
+			mount := func(name string) {
+				t.Helper()
+				s.do(unix.Mount("lockstep-test", s.path("m"), "tmpfs", 0, "size=1m"))
+				s.write("m/"+name, name)
+			}
+			s.start()
+			s.equal()
+			mount("f")
+			t.Cleanup(func() { _ = unix.Unmount(s.path("m"), unix.MNT_DETACH) })
+			s.equal()
+			if s.onBackup("m/hidden") || !s.onBackup("m/f") {
+				t.Fatal("the barrier was passed without the mount")
+			}
+
+			// Another filesystem in its place, which has the same numbers.
+			s.do(unix.Unmount(s.path("m"), 0))
+			mount("g")
+			s.equal()
+
+			s.do(unix.Unmount(s.path("m"), 0))
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			if lines, err := s.call(ctx, http.MethodPost, "/wait"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("the barrier was passed while deletions are held: %s, %v", lines, err)
+			}
+			s.untilState(Held)
+			if !s.onBackup("m/hidden") || !s.onBackup("m/g") {
+				t.Error("what was hidden is not on the backup, or what is not mounted any more was deleted")
+			}
+			mount("g")
+			s.equal()
 		})
 	}
 }
