@@ -131,6 +131,16 @@ func (m *model) next(limit int) {
 	m.nextID++
 }
 
+func (m *model) whole() {
+	if !m.q.Whole(m.now) {
+		return
+	}
+	if len(m.dirty) == 0 {
+		m.t.Fatal("the whole tree although nothing happened")
+	}
+	clear(m.dirty)
+}
+
 // done gives back one batch, the entries that again picks as still dirty.
 func (m *model) done(pick int, again func(i int) bool) {
 	for id := range m.nextID {
@@ -250,7 +260,7 @@ func (m *model) run(program []byte) {
 	for len(program) >= 2 {
 		op, arg := program[0], program[1]
 		program = program[2:]
-		switch op % 13 {
+		switch op % 14 {
 		case 0, 1, 2:
 			m.event(modelPath(arg), watch.Modify, false, false)
 		case 3:
@@ -271,6 +281,8 @@ func (m *model) run(program []byte) {
 			m.alone()
 		case 12:
 			m.light(int(arg % 2))
+		case 13:
+			m.whole()
 		}
 		m.check()
 	}

@@ -230,6 +230,16 @@ func (q *Queue) Next(now time.Time, limit int) (Batch, bool) {
 	return b, true
 }
 
+// Whole reports whether the root stands for the whole tree and is due, and forgets it then: everything is to be compared. That
+// does not have to wait for what is in flight, as it would in Next.
+func (q *Queue) Whole(now time.Time) bool {
+	if !q.root.dirty || !q.root.tree || q.root.due > q.ticks(now) {
+		return false
+	}
+	q.clean(q.root)
+	return true
+}
+
 // freshAt is when the paths that were just made go: when nothing has happened for the pace, or when no more than
 // one of them comes in each of it.
 func (q *Queue) freshAt() int64 {

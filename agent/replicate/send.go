@@ -74,19 +74,18 @@ func (l *loop) startWaiting(now time.Time, slow bool) bool {
 
 // startBatch hands the next due paths to a job, which looks at them and sends those that are there and at rest.
 func (l *loop) startBatch(now time.Time) bool {
+	if l.q.Whole(now) {
+		// A full batch knows best, and does not keep live changes waiting.
+		l.full.valid = false
+		l.requestFull(tooMuch)
+		return true
+	}
 	if now.Before(l.jobs.gathering(time.Duration(l.pair.Watch.Delay))) {
 		return false
 	}
 	b, ok := l.q.Next(now, batchPaths)
 	if !ok {
 		return false
-	}
-	if i := len(b.Entries); b.Entries[0].Path == "" && b.Entries[0].Tree && i == 1 {
-		// The whole tree: a full batch knows best, and does not keep live changes waiting.
-		l.q.Done(now, b, nil)
-		l.full.valid = false
-		l.requestFull(tooMuch)
-		return true
 	}
 	w := l.newWork(workSend, b)
 	l.startSend(now, w)

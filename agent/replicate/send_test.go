@@ -134,3 +134,28 @@ func TestHugeBatchIsSplitBySize(t *testing.T) {
 		r.wantEqual()
 	})
 }
+
+// Lost events ask for a comparison of everything, at once. What happens from then on goes on its own.
+func TestOverflowDoesNotWaitForABigFile(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(func(what string, paths []string) *transfer.Result {
+			if what == "send" && paths[0] == "big" {
+				time.Sleep(time.Hour)
+			}
+			return nil
+		})
+		r.writeAll(node{size: bigFile}, "big")
+		r.after(time.Second)
+		r.e.set(func() { r.e.src.put("unseen", node{data: "1"}) })
+		r.events(watch.Event{Op: watch.Rescan, Dir: true, Tree: true})
+		r.after(time.Second)
+		r.write("small", "1")
+		r.after(time.Second)
+		if !r.onBackup("small") || !r.onBackup("unseen") || r.onBackup("big") {
+			t.Errorf("backup %v", r.e.dst)
+		}
+		r.wantState(Behind)
+		r.settles(2 * time.Hour)
+	})
+}
