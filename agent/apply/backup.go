@@ -79,7 +79,6 @@ func (s *session) backup(ctx context.Context) error {
 		return nil
 	}
 	if bySSH && inputs.SSHKey == "" {
-		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
 		return stop("login", "the source host's ssh key is not known", "apply with prepare on the source host, and give the public_key that it answers")
 	}
 	var box string

@@ -82,24 +82,18 @@ func (s *session) source(ctx context.Context) error {
 	}
 	s.tell(steps, problems)
 	s.checkSource(current, inputs)
-	if s.cmd.Verb != plan.Apply {
-		return nil
-	}
-	if len(problems) > 0 {
+	if s.cmd.Verb != plan.Apply || len(problems) > 0 {
 		return nil
 	}
 	if secret == nil && !p.HooksOnly() {
-		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
 		return stop("secret", "there is no password yet", "apply the backup role first, and relay its sealed_password")
 	}
 	if plan.BySSH(p) && (inputs.SSHKey == nil || inputs.HostKeys == nil) {
-		s.reply.Changed, s.reply.Changes = false, []plan.Change{}
 		return stop("login", "the two hosts do not know each other's ssh keys yet",
 			"apply with prepare here, give its public_key to the backup role, and relay what that answers as sealed_password")
 	}
 	if !p.HooksOnly() {
 		if err := s.tryLogin(ctx, *secret, desired.Files[plan.KnownHostsFile(p.Name)].Data, steps); err != nil {
-			s.reply.Changed, s.reply.Changes = false, []plan.Change{}
 			return err
 		}
 	}
