@@ -22,12 +22,7 @@ import (
 // current reads the state of what desired names, and of the further files, lines and units.
 func (s *session) current(ctx context.Context, desired, further plan.State) (plan.State, error) {
 	state := plan.State{Files: map[string]plan.File{}, Lines: map[string]plan.Line{}, Units: map[string]plan.Unit{}, Sysctls: map[string]string{}}
-	like := maps.Clone(further.Files)
-	if like == nil {
-		like = map[string]plan.File{}
-	}
-	maps.Copy(like, desired.Files)
-	for p, want := range like {
+	for p, want := range union(further.Files, desired.Files) {
 		f, ok, err := s.file(p, want)
 		if err != nil {
 			return state, err
@@ -36,12 +31,7 @@ func (s *session) current(ctx context.Context, desired, further plan.State) (pla
 			state.Files[p] = f
 		}
 	}
-	lines := maps.Clone(further.Lines)
-	if lines == nil {
-		lines = map[string]plan.Line{}
-	}
-	maps.Copy(lines, desired.Lines)
-	for p, want := range lines {
+	for p, want := range union(further.Lines, desired.Lines) {
 		have, ok, err := s.line(p, want)
 		if err != nil {
 			return state, err
@@ -50,12 +40,7 @@ func (s *session) current(ctx context.Context, desired, further plan.State) (pla
 			state.Lines[p] = have
 		}
 	}
-	names := maps.Clone(further.Units)
-	if names == nil {
-		names = map[string]plan.Unit{}
-	}
-	maps.Copy(names, desired.Units)
-	for name, want := range names {
+	for name, want := range union(further.Units, desired.Units) {
 		u, err := s.m.Units.Unit(ctx, name)
 		if err != nil {
 			return state, err
@@ -71,6 +56,14 @@ func (s *session) current(ctx context.Context, desired, further plan.State) (pla
 		state.Sysctls[name] = s.found.Sysctls[name]
 	}
 	return state, nil
+}
+
+// union has what is in either; of two for one name, the second counts.
+func union[V any](first, second map[string]V) map[string]V {
+	all := map[string]V{}
+	maps.Copy(all, first)
+	maps.Copy(all, second)
+	return all
 }
 
 // file reads one file; want says what it is for.
@@ -178,8 +171,12 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 		OS:        found.OS["ID"] + " " + found.OS["ID_LIKE"],
 		Addresses: found.Addresses[p.Source.Address],
 		Dirs:      map[string]plan.Dir{},
+		Rsync:     found.Rsync,
+		SSH:       found.SSH,
+		SSHD:      (*plan.SSHD)(found.SSHD),
+		SELinux:   (*plan.SELinux)(found.SELinux),
+		Firewall:  (*plan.Firewall)(found.Firewall),
 	}
-	f.Rsync.Path, f.Rsync.Version, f.Rsync.Fault = found.Rsync.Path, found.Rsync.Version, found.Rsync.Fault
 	for _, name := range q.Users {
 		if _, ok := found.UIDs[name]; !ok && name == p.Backup.UID {
 			f.NoUser = name
@@ -196,16 +193,6 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 	}
 	for name, d := range found.Dirs {
 		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, WasFS: before.FS}
-	}
-	f.SSH = found.SSH
-	if d := found.SSHD; d != nil {
-		f.SSHD = &plan.SSHD{Path: d.Path, Settings: d.Settings, HostKeys: d.HostKeys, Home: d.Home, Shell: d.Shell}
-	}
-	if g := found.SELinux; g != nil {
-		f.SELinux = &plan.SELinux{Booleans: g.Booleans, Type: g.Type}
-	}
-	if g := found.Firewall; g != nil {
-		f.Firewall = &plan.Firewall{Name: g.Name, Where: g.Where, Zone: g.Zone}
 	}
 	s.facts = f
 	return nil
