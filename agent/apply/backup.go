@@ -12,6 +12,7 @@ import (
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
+	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
 func (s *session) backup(ctx context.Context) error {
@@ -98,6 +99,18 @@ func (s *session) backup(ctx context.Context) error {
 	s.reply.SealedPassword = box
 	s.reply.Fingerprint = mark(newest)
 	return s.afterwards(ctx, desired, further, func(plan.State) { s.checkBackup(secrets) })
+}
+
+// foreignListener is who holds the daemon's port, if that is not our daemon.
+func (s *session) foreignListener(ctx context.Context) error {
+	daemon, err := s.m.Units.Unit(ctx, unit.RsyncdName)
+	if err != nil {
+		return err
+	}
+	if l := s.found.Listener; l != nil && l.Unit != unit.RsyncdName && (l.PID != daemon.PID || l.PID == 0) {
+		s.facts.Listener = &plan.Listener{PID: l.PID, Command: l.Command, Unit: l.Unit}
+	}
+	return nil
 }
 
 // backupRecord is what to remember of the pair; told is whether the source host will hear of the host keys.

@@ -155,6 +155,15 @@ func foreign(current, desired plan.State) []plan.Problem {
 	return problems
 }
 
+// othersDirs takes the directories out of a state that were there before us.
+func (s *session) othersDirs(current *plan.State, desired plan.State) {
+	for p, f := range current.Files {
+		if _, wanted := desired.Files[p]; f.Dir && !f.Tree && !wanted && !s.rec.Dirs[p] {
+			delete(current.Files, p)
+		}
+	}
+}
+
 // inspect fills s.found and s.facts.
 func (s *session) inspect(ctx context.Context, q host.Query) error {
 	p := s.req.Pair
@@ -272,17 +281,21 @@ func (s *session) exports() []plan.Export {
 	return exports
 }
 
-// fileWatches is the value in our sysctl.d file, 0 without one.
-func (s *session) fileWatches() int {
-	f, err := s.m.Files.Read(plan.SysctlFile)
+// number is the value of a setting in a file of ours, as the file is on disk; 0 without one.
+func (s *session) number(file, setting string) int {
+	f, err := s.m.Files.Read(file)
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(f.Data)) {
-		if name, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(name) == plan.MaxUserWatches {
-			n, _ := strconv.Atoi(strings.TrimSpace(value))
-			return n
+		if name, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(name) == setting {
+			return atoi(strings.TrimSpace(value))
 		}
 	}
 	return 0
+}
+
+func atoi(text string) int {
+	n, _ := strconv.Atoi(text) // what is not a number is none
+	return n
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 	"strings"
 	"time"
 
@@ -199,7 +198,7 @@ func (s *session) start(ctx context.Context, step plan.Step, action host.Action)
 func (s *session) listening(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
-	port := s.port()
+	port := s.number(plan.RsyncdConf, "port") // when things are put back, it is not the definition's
 	if port == 0 {
 		return nil
 	}
@@ -225,21 +224,6 @@ func (s *session) listening(ctx context.Context, name string) error {
 		case <-time.After(listenPoll):
 		}
 	}
-}
-
-// port is the one in our rsyncd.conf as it is on disk now: when things are put back it is not the definition's.
-func (s *session) port() int {
-	f, err := s.m.Files.Read(plan.RsyncdConf)
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(f.Data)) {
-		if name, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(name) == "port" {
-			n, _ := strconv.Atoi(strings.TrimSpace(value))
-			return n
-		}
-	}
-	return 0
 }
 
 // lastWords adds to an error what the unit said last.

@@ -4,7 +4,6 @@ package apply
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -192,15 +191,6 @@ func (s *session) leadsTo(name string, bySSH bool) plan.State {
 	return gone
 }
 
-// othersDirs takes the directories out of a state that were there before us.
-func (s *session) othersDirs(current *plan.State, desired plan.State) {
-	for p, f := range current.Files {
-		if _, wanted := desired.Files[p]; f.Dir && !f.Tree && !wanted && !s.rec.Dirs[p] {
-			delete(current.Files, p)
-		}
-	}
-}
-
 // writeLine puts a line into a file of somebody else's, which keeps its owner, its mode and all other bytes.
 func (s *session) writeLine(step plan.Step) error {
 	f, err := s.m.Files.Read(step.Path)
@@ -276,16 +266,4 @@ func (s *session) shellProblem(said string) error {
 	}
 	return stop("backup.address", fmt.Sprintf("the source host cannot reach %s by ssh: %s", at, said),
 		"see to sshd on the backup host, and to names, routes and firewalls between the two hosts, or write another backup.address or backup.port")
-}
-
-// foreignListener is who holds the daemon's port, if that is not our daemon.
-func (s *session) foreignListener(ctx context.Context) error {
-	daemon, err := s.m.Units.Unit(ctx, unit.RsyncdName)
-	if err != nil {
-		return err
-	}
-	if l := s.found.Listener; l != nil && l.Unit != unit.RsyncdName && (l.PID != daemon.PID || l.PID == 0) {
-		s.facts.Listener = &plan.Listener{PID: l.PID, Command: l.Command, Unit: l.Unit}
-	}
-	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
@@ -44,7 +43,7 @@ func (s *session) source(ctx context.Context) error {
 	if p.HooksOnly() {
 		secret, edited = nil, false
 	}
-	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.fileWatches()}
+	inputs := plan.SourceInputs{Binary: s.found.Executable, Digest: s.found.Digest, Secret: secret, FileWatches: s.number(plan.SysctlFile, plan.MaxUserWatches)}
 	if plan.BySSH(p) {
 		inputs.HostKeys = s.hostKeys(told)
 		if inputs.SSHKey, err = s.sshKey(); err != nil {
@@ -287,9 +286,4 @@ func (s *session) tryLogin(ctx context.Context, secret plan.Secret, known []byte
 			at, from, p.Source.Address), "write the address that the backup host sees in source.address, and apply the backup role first")
 	}
 	return stop("backup.address", fmt.Sprintf("%s: %s", at, refused.Reply), "")
-}
-
-func atoi(text string) int {
-	n, _ := strconv.Atoi(text) // a limit that is not a number is none
-	return n
 }
