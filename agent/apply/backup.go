@@ -139,14 +139,8 @@ func (s *session) checkBackup(secrets []plan.Secret) {
 		s.differs("secrets", fmt.Sprintf("%s is still accepted, until an apply with the source host's fingerprint shows that it has switched to %s",
 			secrets[0].User, secrets[len(secrets)-1].User))
 	}
+	s.compareFingerprints("secrets")
 	p := s.req.Pair
-	if f := s.req.Fingerprint; f != "" && s.reply.Fingerprint != "" && f != s.reply.Fingerprint {
-		words := "the source host has another password"
-		if plan.BySSH(p) {
-			words += ", or other ssh keys"
-		}
-		s.differs("secrets", words)
-	}
 	told := s.rec.Pairs[p.Name][plan.Backup].HostKeys
 	if plan.BySSH(p) && told != nil && len(s.facts.SSHD.HostKeys) > 0 && !slices.Equal(told, s.facts.SSHD.HostKeys) {
 		s.differs("login", "sshd has other host keys than the source host was told, which refuses them; an apply of both roles tells it")

@@ -111,6 +111,18 @@ func fingerprint(pairName string, s plan.Secret, more ...string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
+// compareFingerprints adds to a check that the other host has another password than this one.
+func (s *session) compareFingerprints(object string) {
+	if theirs, ours := s.req.Fingerprint, s.reply.Fingerprint; theirs == "" || ours == "" || theirs == ours {
+		return
+	}
+	words := fmt.Sprintf("the %s host has another password", otherRole(s.role))
+	if plan.BySSH(s.req.Pair) {
+		words += ", or other ssh keys"
+	}
+	s.differs(object, words)
+}
+
 // hostKeyText is the host key file's content.
 func hostKeyText(key hpke.PrivateKey) ([]byte, error) {
 	raw, err := key.Bytes()

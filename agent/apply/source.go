@@ -137,13 +137,7 @@ func (s *session) checkSource(now plan.State, in plan.SourceInputs) {
 		s.differs("limits", fmt.Sprintf("%s is %d, needs %d, and cannot be set from here (a container): set it on the machine itself",
 			plan.MaxUserWatches, in.HaveWatches, in.Watches))
 	}
-	if f := s.req.Fingerprint; f != "" && s.reply.Fingerprint != "" && f != s.reply.Fingerprint {
-		words := "the backup host has another password"
-		if plan.BySSH(s.req.Pair) {
-			words += ", or other ssh keys"
-		}
-		s.differs("secret", words)
-	}
+	s.compareFingerprints("secret")
 }
 
 // sourceSecret finds out what the source host should log in with; nil when only the backup host can tell. edited
