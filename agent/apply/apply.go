@@ -107,17 +107,20 @@ func (s *session) run(ctx context.Context) error {
 		lockCtx, cancel := context.WithTimeout(ctx, wait)
 		unlock, err := s.m.System.Lock(lockCtx, fmt.Sprintf("lockstep %s of pair %q", s.cmd.Verb, s.req.Pair.Name))
 		cancel()
-		if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
 			return stop("", err.Error(), "wait for it to end, then try again")
+		}
+		if err != nil {
+			return err
 		}
 		// The last one to leave takes the lock's file along.
 		defer func() { unlock(s.rec.Key != nil && len(s.rec.Pairs) == 0) }()
 	}
-	if rec, err := loadRecord(s.m.Files); err == nil {
-		s.rec = rec
-	} else {
-		return stop("definition", err.Error(), "move "+plan.RecordFile+" away and apply every pair of this host again")
+	rec, err := loadRecord(s.m.Files)
+	if err != nil {
+		return err
 	}
+	s.rec = rec
 	defer func() { s.reply.Remaining = len(s.rec.Pairs) }()
 
 	if s.cmd.Verb == plan.Destroy || s.cmd.Verb == plan.Plan && s.req.Absent {

@@ -587,7 +587,7 @@ func TestAnotherApplyIsWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	reply := run(m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
-	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "held by process 1") {
+	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "held by process 1") || !strings.Contains(reply.Problems[0].Hint, "wait") {
 		t.Errorf("%+v", reply)
 	}
 	unlock(false)
@@ -621,10 +621,17 @@ func TestDamagedRecordIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	h, m := one()
 	mustExchange(t, m, plan.Request{Pair: dataPair()})
-	h.Edit(plan.RecordFile, func(string) string { return "{" })
-	reply := run(m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
-	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Hint, plan.RecordFile) || string(h.Files[plan.RecordFile].Data) != "{" {
-		t.Errorf("%+v", reply)
+	for text, hint := range map[string]string{
+		"{":              "move " + plan.RecordFile + " away",
+		`{"version": 2}`: "use the lockstep that wrote it",
+	} {
+		h.Edit(plan.RecordFile, func(string) string { return text })
+		for _, verb := range []plan.Verb{plan.Plan, plan.Apply, plan.Destroy} {
+			reply := run(m.source, verb, plan.Backup, plan.Request{Pair: dataPair()})
+			if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Hint, hint) || string(h.Files[plan.RecordFile].Data) != text {
+				t.Errorf("%s, %s: %+v", verb, text, reply)
+			}
+		}
 	}
 	if _, err := m.source.Files.Read("/nowhere"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)

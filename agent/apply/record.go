@@ -60,10 +60,11 @@ func loadRecord(files host.Files) (*record, error) {
 		return nil, err
 	default:
 		if err := json.Unmarshal(f.Data, r); err != nil {
-			return nil, fmt.Errorf("%s: %w", plan.RecordFile, err)
+			return nil, stop("definition", fmt.Sprintf("%s: %v", plan.RecordFile, err), "move "+plan.RecordFile+" away and apply every pair of this host again")
 		}
 		if r.Version != recordVersion {
-			return nil, fmt.Errorf("%s: version %d, this lockstep knows %d", plan.RecordFile, r.Version, recordVersion)
+			return nil, stop("definition", fmt.Sprintf("%s: version %d, this lockstep knows %d", plan.RecordFile, r.Version, recordVersion),
+				"use the lockstep that wrote it, or a newer one")
 		}
 	}
 	if r.Files == nil {

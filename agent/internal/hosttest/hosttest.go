@@ -10,7 +10,6 @@ package hosttest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -304,7 +303,7 @@ func (s *system) Lock(ctx context.Context, _ string) (host.Unlock, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.locked {
-		return nil, errors.New("held by process 1")
+		return nil, fmt.Errorf("held by process 1: %w", context.DeadlineExceeded)
 	}
 	s.locked = true
 	return func(bool) {
