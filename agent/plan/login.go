@@ -64,8 +64,8 @@ func (s *SSHD) AuthorizedKeys() string {
 // LoginProblems lists why the source host could not log in.
 func LoginProblems(f Facts) []pair.Problem {
 	d := f.SSHD
-	var ps []pair.Problem
-	add := func(msg, hint string) { ps = append(ps, pair.Problem{Path: "login", Msg: msg, Hint: hint}) }
+	var ps problems
+	add := func(msg, hint string) { ps.add("login", msg, hint) }
 	const where = "set it in a file in /etc/ssh/sshd_config.d, with Match Address for the source host alone if you like, and reload sshd; or write transport: daemon"
 	if d == nil || d.Path == "" {
 		add("the backup host has no sshd", "install openssh-server, or write transport: daemon")

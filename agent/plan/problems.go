@@ -58,17 +58,23 @@ type Dir struct {
 // minRsync is the first version whose options are enough: RHEL 8's.
 var minRsync = []int{3, 1, 3}
 
+// problems is a list to add to.
+type problems []pair.Problem
+
+func (ps *problems) add(path, msg, hint string) {
+	*ps = append(*ps, pair.Problem{Path: path, Msg: msg, Hint: hint})
+}
+
 // HostProblems lists why a host cannot have any pair.
 func HostProblems(f Facts, command string) []pair.Problem {
-	var ps []pair.Problem
-	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	var ps problems
 	if !f.Root {
 		// Nothing else that is found means anything then.
-		add("", "lockstep "+command+" needs root: it reads secrets and talks to systemd", "sudo lockstep "+command)
+		ps.add("", "lockstep "+command+" needs root: it reads secrets and talks to systemd", "sudo lockstep "+command)
 		return ps
 	}
 	if !f.Systemd {
-		add("", "systemd does not run on this host", "lockstep keeps its services with systemd; see lockstep run for a host without")
+		ps.add("", "systemd does not run on this host", "lockstep keeps its services with systemd; see lockstep run for a host without")
 	}
 	return ps
 }
@@ -123,26 +129,25 @@ func older(version string, than []int) bool {
 
 // SourceProblems lists why a host cannot be the source host of p.
 func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
-	var ps []pair.Problem
-	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	var ps problems
 	if !p.HooksOnly() {
 		ps = append(ps, rsyncProblems(f, Source)...)
 	}
 	if f.Untrusted != "" {
-		add("unit", "the service would run a program that others can change: "+f.Untrusted,
+		ps.add("unit", "the service would run a program that others can change: "+f.Untrusted,
 			"install -m 0755 -o root lockstep /usr/local/bin/lockstep, and run that")
 	}
 	if d := f.Dirs[p.Source.Path]; !d.Exists {
-		add("source.path", p.Source.Path+" does not exist on the source host", "create or mount it, or correct the path")
+		ps.add("source.path", p.Source.Path+" does not exist on the source host", "create or mount it, or correct the path")
 	} else if !d.IsDir {
-		add("source.path", p.Source.Path+" is not a directory", "name the directory to replicate")
+		ps.add("source.path", p.Source.Path+" is not a directory", "name the directory to replicate")
 	}
 	if BySSH(p) && f.SSH == "" {
-		add("login", "ssh is not installed", "install openssh-client, or write transport: daemon")
+		ps.add("login", "ssh is not installed", "install openssh-client, or write transport: daemon")
 	}
 	for _, t := range f.Tenants {
 		if t.Pair.Name != p.Name && t.has(Backup) && t.Pair.Backup.Path != p.Source.Path && within(t.Pair.Backup.Path, p.Source.Path) {
-			add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", p.Source.Path, t.Pair.Name, t.Pair.Backup.Path),
+			ps.add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", p.Source.Path, t.Pair.Name, t.Pair.Backup.Path),
 				"choose a source directory without it")
 		}
 	}
@@ -163,23 +168,22 @@ func overlap(p pair.Pair, f Facts) []pair.Problem {
 
 // BackupProblems lists why a host cannot be the backup host of p.
 func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
-	var ps []pair.Problem
-	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	var ps problems
 	ps = append(ps, rsyncProblems(f, Backup)...)
 	if err := rsyncd.CheckPath(p.Backup.Path); err != nil {
-		add("backup.path", err.Error(), "choose another directory")
+		ps.add("backup.path", err.Error(), "choose another directory")
 	}
 	if err := rsyncd.CheckModuleName(p.Backup.Module); err != nil {
-		add("backup.module", err.Error(), "")
+		ps.add("backup.module", err.Error(), "")
 	}
 	if f.NoUser != "" {
-		add("backup.uid", fmt.Sprintf("the backup host has no user %q", f.NoUser), "create it, or write root")
+		ps.add("backup.uid", fmt.Sprintf("the backup host has no user %q", f.NoUser), "create it, or write root")
 	}
 	if f.NoGroup != "" {
-		add("backup.gid", fmt.Sprintf("the backup host has no group %q", f.NoGroup), "create it, or write root")
+		ps.add("backup.gid", fmt.Sprintf("the backup host has no group %q", f.NoGroup), "create it, or write root")
 	}
 	if len(f.Addresses) == 0 {
-		add("source.address", fmt.Sprintf("the backup host cannot resolve %q, so it cannot let the source host in by its address", p.Source.Address),
+		ps.add("source.address", fmt.Sprintf("the backup host cannot resolve %q, so it cannot let the source host in by its address", p.Source.Address),
 			"write the source host's IP address in source.address")
 	}
 	ps = append(ps, directoryProblems(p, f.Dirs[p.Backup.Path])...)
@@ -191,16 +195,16 @@ func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
 	for _, e := range f.Exports {
 		switch {
 		case within(e.Path, p.Backup.Path) || within(p.Backup.Path, e.Path):
-			add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", p.Backup.Path, e.Module, e.File, e.Path),
+			ps.add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", p.Backup.Path, e.Module, e.File, e.Path),
 				"remove that module, or choose another directory")
 		case strings.HasPrefix(e.File, RsyncdDir+"/") && e.Module == p.Backup.Module && !BySSH(p):
-			add("backup.module", fmt.Sprintf("module %q is in %s already, which lockstep did not write", e.Module, e.File), "choose another name in backup.module")
+			ps.add("backup.module", fmt.Sprintf("module %q is in %s already, which lockstep did not write", e.Module, e.File), "choose another name in backup.module")
 		}
 	}
 	if BySSH(p) {
 		ps = append(ps, LoginProblems(f)...)
 	} else if l := f.Listener; l != nil {
-		add("backup.port", fmt.Sprintf("port %d is taken by %s", p.Backup.Port, l), portHint(l))
+		ps.add("backup.port", fmt.Sprintf("port %d is taken by %s", p.Backup.Port, l), portHint(l))
 	}
 	return append(ps, overlap(p, f)...)
 }
@@ -243,24 +247,23 @@ func directoryProblems(p pair.Pair, d Dir) []pair.Problem {
 
 // neighbourProblems lists what p and another pair on the same backup host cannot share.
 func neighbourProblems(p pair.Pair, t Tenant) []pair.Problem {
-	var ps []pair.Problem
-	add := func(path, msg, hint string) { ps = append(ps, pair.Problem{Path: path, Msg: msg, Hint: hint}) }
+	var ps problems
 	other := t.Pair
 	if t.has(Backup) {
 		if within(p.Backup.Path, other.Backup.Path) || within(other.Backup.Path, p.Backup.Path) {
-			add("backup.path", fmt.Sprintf("%s is exported already: pair %q has its backup in %s", p.Backup.Path, other.Name, other.Backup.Path),
+			ps.add("backup.path", fmt.Sprintf("%s is exported already: pair %q has its backup in %s", p.Backup.Path, other.Name, other.Backup.Path),
 				"choose a directory that neither holds the other nor is in it")
 		}
 		if other.Backup.Module == p.Backup.Module {
-			add("backup.module", fmt.Sprintf("module %q belongs to pair %q on this host", p.Backup.Module, other.Name), "choose another name in backup.module")
+			ps.add("backup.module", fmt.Sprintf("module %q belongs to pair %q on this host", p.Backup.Module, other.Name), "choose another name in backup.module")
 		}
 		if other.Backup.Port != p.Backup.Port && !BySSH(p) && !BySSH(other) {
-			add("backup.port", fmt.Sprintf("the daemon of this host listens on port %d, for pair %q; it can listen on one port only", other.Backup.Port, other.Name),
+			ps.add("backup.port", fmt.Sprintf("the daemon of this host listens on port %d, for pair %q; it can listen on one port only", other.Backup.Port, other.Name),
 				fmt.Sprintf("write backup.port = %d, or destroy the other pair on this host first", other.Backup.Port))
 		}
 	}
 	if t.has(Source) && p.Backup.Path != other.Source.Path && within(p.Backup.Path, other.Source.Path) {
-		add("backup.path", fmt.Sprintf("%s is in the source directory of pair %q, %s, and would be replicated with it", p.Backup.Path, other.Name, other.Source.Path),
+		ps.add("backup.path", fmt.Sprintf("%s is in the source directory of pair %q, %s, and would be replicated with it", p.Backup.Path, other.Name, other.Source.Path),
 			"choose a directory outside of it")
 	}
 	return ps
