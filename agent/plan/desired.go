@@ -39,28 +39,23 @@ type SourceInputs struct {
 // SourceState is the desired state of the source host of a pair.
 func SourceState(p pair.Pair, in SourceInputs) State {
 	definition := definitionFile(p)
-	secret := File{Object: "secret", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root", Secret: true}
-	if in.Secret == nil {
-		secret.Pending = true
-	} else {
-		secret.Data = SecretData(*in.Secret)
-	}
 	state := State{
 		User: &User{Name: unit.User, Exists: true},
 		Files: map[string]File{
 			EtcDir:                 dir("definition", 0o755),
 			PairsDir:               dir("definition", 0o755),
-			SecretsDir:             dir("secret", 0o700),
 			DefinitionFile(p.Name): definition,
-			SecretFile(p.Name):     secret,
 		},
 		Units:   map[string]Unit{},
 		Sysctls: map[string]string{},
 	}
-	if p.HooksOnly() { // there is no backup to log in to
-		secret.Data = nil
-		delete(state.Files, SecretsDir)
-		delete(state.Files, SecretFile(p.Name))
+	var secret File
+	if !p.HooksOnly() { // else there is no backup to log in to
+		secret = secretFile("secret")
+		if secret.Pending = in.Secret == nil; !secret.Pending {
+			secret.Data = SecretData(*in.Secret)
+		}
+		state.Files[SecretsDir], state.Files[SecretFile(p.Name)] = dir("secret", 0o700), secret
 	}
 	template := unit.Agent(in.Binary).Render()
 	if !in.Packaged {
@@ -68,7 +63,8 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 	}
 	var login []byte
 	if BySSH(p) {
-		key := File{Object: "login", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: in.SSHKey, Secret: true, Pending: in.SSHKey == nil}
+		key := secretFile("login")
+		key.Data, key.Pending = in.SSHKey, in.SSHKey == nil
 		known := text("login", RankSecret, p.Name, nil)
 		known.Pending = in.HostKeys == nil
 		for _, k := range in.HostKeys {
@@ -167,14 +163,15 @@ func BackupState(p pair.Pair, in BackupInputs) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
+	passwords := secretFile("secrets")
+	passwords.Data, passwords.Pending = append([]byte(Header(p.Name)), secrets...), in.Pending
 	state := State{
 		Files: map[string]File{
 			EtcDir:                 dir("definition", 0o755),
 			PairsDir:               dir("definition", 0o755),
 			SecretsDir:             dir("secrets", 0o700),
 			DefinitionFile(p.Name): definitionFile(p),
-			SecretsFile(p.Name): {Object: "secrets", Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root",
-				Data: append([]byte(Header(p.Name)), secrets...), Secret: true, Pending: in.Pending},
+			SecretsFile(p.Name):    passwords,
 			// A new directory is for its owner alone until the first transfer gives it the source's mode.
 			p.Backup.Path: {Object: "directory", Rank: RankData, Dir: true, Keep: true, Mode: 0o700, Owner: p.Backup.UID, Group: p.Backup.GID},
 		},
@@ -324,6 +321,10 @@ func definitionFile(p pair.Pair) File {
 
 func text(object string, rank Rank, pairName string, data []byte) File {
 	return File{Object: object, Rank: rank, Mode: 0o644, Owner: "root", Group: "root", Data: append([]byte(Header(pairName)), data...)}
+}
+
+func secretFile(object string) File {
+	return File{Object: object, Rank: RankSecret, Mode: 0o600, Owner: "root", Group: "root", Secret: true}
 }
 
 func dir(object string, mode fs.FileMode) File {
