@@ -4,8 +4,9 @@
 //
 // What [Render] writes, [Parse] and the rsync daemon read back as the same value; a value that the
 // format cannot hold is an error and never quoted, because rsync knows no quotes. [Parse] takes
-// any file that the daemon takes, so that modules which are not ours can be looked at. The package
-// reads no file: an &include or &merge line is reported, following it is left to the caller.
+// any file that the daemon takes, so that modules which are not ours can be looked at; like the daemon,
+// it passes over a line that means nothing. The package reads no file: an &include or &merge line is
+// reported, following it is left to the caller.
 package rsyncd
 
 import (
@@ -92,16 +93,21 @@ func Parse(data []byte) (*File, error) {
 			}
 			fmt.Fprintf(&text, "[%s%s]\n", sectionMark, name)
 		case line[0] == '&':
-			inc, err := parseInclude(line)
+			inc, ok, err := parseInclude(line)
 			if err != nil {
 				return nil, fmt.Errorf("line %d: %w", n+1, err)
 			}
-			includes = append(includes, inc)
+			if ok {
+				includes = append(includes, inc)
+			}
 		default:
 			name, value, ok := strings.Cut(line, "=")
 			name = canonical(name)
+			if ok && name == "" {
+				return nil, fmt.Errorf("line %d: parameter without a name: %q", n+1, line)
+			}
 			if !ok || !paramName.MatchString(name) {
-				return nil, fmt.Errorf("line %d: neither a parameter, a module nor a comment: %q", n+1, line)
+				continue
 			}
 			fmt.Fprintf(&text, "%s=%s%s%s\n", name, valueMark, strings.Trim(value, asciiSpace), valueMark)
 		}
@@ -296,19 +302,20 @@ var spelling = func() map[string]string {
 	return names
 }()
 
-func parseInclude(line string) (Include, error) {
-	word, path, _ := strings.Cut(line[1:], " ")
-	path = strings.Trim(path, asciiSpace)
-	// The daemon also takes an equal sign between the two.
-	path = strings.Trim(strings.TrimPrefix(path, "="), asciiSpace)
-	switch {
-	case path == "":
-	case word == "include":
-		return Include{Path: path}, nil
-	case word == "merge":
-		return Include{Merge: true, Path: path}, nil
+// parseInclude reads a line that begins with &; ok is false for one without a path, which means nothing. White space, an equal
+// sign or both stand before the path.
+func parseInclude(line string) (inc Include, ok bool, err error) {
+	end := strings.IndexAny(line, asciiSpace+"=")
+	if end < 0 {
+		return inc, false, nil
 	}
-	return Include{}, fmt.Errorf("neither &include PATH nor &merge PATH: %q", line)
+	path := strings.TrimPrefix(strings.TrimLeft(line[end:], asciiSpace), "=")
+	inc.Path = strings.TrimLeft(path, asciiSpace)
+	inc.Merge = strings.EqualFold(line[:end], "&merge")
+	if inc.Path == "" || !inc.Merge && !strings.EqualFold(line[:end], "&include") {
+		return inc, false, fmt.Errorf("neither &include PATH nor &merge PATH: %q", line)
+	}
+	return inc, true, nil
 }
 
 // logicalLines yields lines with those that end in a backslash joined to the next; comments are

@@ -48,10 +48,9 @@ func TestParseSaysInWhichLine(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"path = /a\n[data\n":        "line 2: module name without its brackets",
-		"# x\n\nnonsense\n":         "line 3: neither a parameter, a module nor a comment",
-		"&merge\n":                  "line 1: neither &include PATH nor &merge PATH",
+		"# x\n\n= nonsense\n":       "line 3: parameter without a name",
+		"&merge =\n":                "line 1: neither &include PATH nor &merge PATH",
 		"a = 1 \\\n2\n\x00\n":       "line 3: control character",
-		"[m]\n\"quoted\" = x\n":     "line 2: neither",
 		"[]\n":                      "line 1: module name",
 		"path = /a\n&whatever /x\n": "line 2: neither &include",
 	} {
