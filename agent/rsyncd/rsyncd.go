@@ -247,7 +247,7 @@ func CheckValue(v string) error {
 	switch {
 	case v != strings.TrimSpace(v):
 		return fmt.Errorf("value %q: white space at an end is lost", v)
-	case strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }):
+	case hasControl(v):
 		return fmt.Errorf("value %q: control character", v)
 	case strings.HasSuffix(v, `\`):
 		return fmt.Errorf("value %q: a backslash at the end continues the line", v)
@@ -255,6 +255,10 @@ func CheckValue(v string) error {
 		return fmt.Errorf("value %q: backtick", v)
 	}
 	return nil
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
 // CheckPath says why a directory cannot be the path of a module: beside [CheckValue], the daemon

@@ -5,6 +5,7 @@ package rsyncd_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,6 +141,40 @@ func FuzzParseSecrets(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSecretsThatTheDaemonCouldNotReadAreRefused(t *testing.T) {
+	t.Parallel()
+	good := rsyncd.Secret{User: "lockstep-1", Password: "p: #\u00fc", Key: "k"}
+	if out, err := rsyncd.RenderSecrets([]rsyncd.Secret{good}); err != nil || string(out) != "# key of lockstep-1: k\nlockstep-1:p: #\u00fc\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	for want, s := range map[string][]rsyncd.Secret{
+		`user "": white space`:                            {{Password: "p"}},
+		`user "@group": white space`:                      {{User: "@group", Password: "p"}},
+		`user "a b": white space`:                         {{User: "a b", Password: "p"}},
+		`user "a:b": white space`:                         {{User: "a:b", Password: "p"}},
+		`user "a\n": white space`:                         {{User: "a\n", Password: "p"}},
+		`user "a": listed twice`:                          {{User: "a", Password: "p"}, {User: "a", Password: "q"}},
+		`user "a": password is empty`:                     {{User: "a"}},
+		`user "a": password is longer than 400 bytes`:     {{User: "a", Password: strings.Repeat("p", 401)}},
+		`user "a": password has a control character or a`: {{User: "a", Password: "p\nb:q"}},
+		`key of user "a": a control character, or white`:  {{User: "a", Password: "p", Key: "k\nb:q"}},
+		`key of user "b": a control character, or white`:  {{User: "b", Password: "p", Key: " k"}},
+	} {
+		if out, err := rsyncd.RenderSecrets(s); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q, %v, want %s", out, err, want)
+		}
+	}
+}
+
+func TestOfTwoLinesOfAUserTheFirstCounts(t *testing.T) {
+	t.Parallel()
+	got, err := rsyncd.ParseSecrets([]byte("a:first\r\nb:x\na:second\n"))
+	want := []rsyncd.Secret{{User: "a", Password: "first"}, {User: "b", Password: "x"}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%d secrets, %v", len(got), err)
+	}
 }
 
 func TestSecretNeverShowsItsPassword(t *testing.T) {

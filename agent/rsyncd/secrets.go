@@ -74,12 +74,11 @@ func RenderSecrets(secrets []Secret) ([]byte, error) {
 }
 
 func (s Secret) check() error {
-	control := func(r rune) bool { return r < ' ' || r == 0x7f }
 	switch {
-	case s.User == "" || strings.ContainsAny(s.User, ":#@, \t") || strings.ContainsFunc(s.User, control):
+	case s.User == "" || strings.ContainsAny(s.User, ":#@, \t") || hasControl(s.User):
 		return fmt.Errorf("user %q: white space and : # @ , are not possible", s.User)
-	case strings.ContainsFunc(s.Key, control) || strings.TrimSpace(s.Key) != s.Key:
-		return fmt.Errorf("key of user %q: control character", s.User)
+	case hasControl(s.Key) || strings.TrimSpace(s.Key) != s.Key:
+		return fmt.Errorf("key of user %q: a control character, or white space at an end", s.User)
 	}
 	if err := CheckPassword(s.Password); err != nil {
 		return fmt.Errorf("user %q: %w", s.User, err)
@@ -94,7 +93,7 @@ func CheckPassword(password string) error {
 		return fmt.Errorf("password is empty")
 	case len(password) > maxSecretLine:
 		return fmt.Errorf("password is longer than %d bytes", maxSecretLine)
-	case strings.ContainsFunc(password, func(r rune) bool { return r < ' ' || r == 0x7f }):
+	case hasControl(password):
 		return fmt.Errorf("password has a control character or a line break")
 	}
 	return nil
