@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -49,6 +50,46 @@ func TestPrivilegesOfTheAgent(t *testing.T) {
 		if ambient, bound := f.Get("Service", "AmbientCapabilities"), f.Get("Service", "CapabilityBoundingSet"); !slices.Equal(ambient, bound) {
 			t.Errorf("ambient %q, bounding set %q", ambient, bound)
 		}
+	}
+}
+
+func TestDropInHasWhatThePairNeedsAndNothingElse(t *testing.T) {
+	t.Parallel()
+	for want, d := range map[string]unit.AgentDropIn{
+		"":                {},
+		"PrivateTmp=no":   {Tmp: true},
+		"LoadCredential=": {NoPassword: true}, // clears what the template loads
+		"PrivateTmp=no; LoadCredential=ssh_key:/etc/lockstep/secrets/%i.ssh; LoadCredential=known_hosts:/etc/lockstep/secrets/%i.known_hosts": {Tmp: true, SSH: true},
+		"AmbientCapabilities=CAP_SYS_ADMIN; CapabilityBoundingSet=CAP_SYS_ADMIN; SystemCallFilter=fanotify_init fanotify_mark open_by_handle_at; LoadCredential=": {
+			Fanotify: true, NoPassword: true},
+	} {
+		var got []string
+		for _, o := range d.File() {
+			if o.Section != "Service" {
+				t.Errorf("%+v: section %s", d, o.Section)
+			}
+			got = append(got, o.Name+"="+o.Value)
+		}
+		if strings.Join(got, "; ") != want {
+			t.Errorf("%+v: %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestNamesFitTheTemplate(t *testing.T) {
+	t.Parallel()
+	if name := unit.AgentName("data"); name != strings.Replace(unit.AgentTemplate, "@", "@data", 1) {
+		t.Errorf("the agent of pair data is %s, its template %s", name, unit.AgentTemplate)
+	}
+	if user := unit.Agent("/usr/bin/lockstep").Get("Service", "User"); !slices.Equal(user, []string{unit.User}) {
+		t.Errorf("the agent runs as %q", user)
+	}
+}
+
+func TestUnitFileThatIsNoneIsAnError(t *testing.T) {
+	t.Parallel()
+	if f, err := unit.Parse([]byte("[Service\nUser=x\n")); err == nil {
+		t.Errorf("read as %+v", f)
 	}
 }
 
