@@ -324,6 +324,38 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// What the backup's filesystem loses is seen by nothing but a comparison: rsync ends with status 0.
+func TestCanarySaysWhatItSees(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fake          fakeRsync
+		class         Class
+		message, hint string
+	}{
+		"a time is lost":      {fakeRsync{Stdout: "@ .f..t...... .lockstep-canary-x/sub/file\n"}, Permanent, "a test file differs on the backup after rsync said that the create was done: .f..t...... .lockstep-canary-x/sub/file", "times to the nanosecond"},
+		"backup is not there": {fakeRsync{Status: 10}, Transient, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			res := newFake(t, c.fake).r.Canary(t.Context())
+			if res.Class != c.class || !strings.HasPrefix(res.Message, c.message) || !strings.Contains(res.Hint, c.hint) {
+				t.Errorf("class %v, %q, hint %q", res.Class, res.Message, res.Hint)
+			}
+		})
+	}
+}
+
+// Rsync shortens a long name for its temporary file, to which its messages refer.
+func TestTemporaryNameThatWasShortenedIsThatOfTheFile(t *testing.T) {
+	t.Parallel()
+	long := "d/" + strings.Repeat("n", 250) + "-last"
+	rep := newReport(runSend, nil, []string{"d/" + strings.Repeat("n", 20), long})
+	rep.errLine(`rsync: [receiver] mkstemp "/d/.` + strings.Repeat("n", 247) + `.Ab12Cd" (in data) failed: Permission denied (13)`)
+	if len(rep.Failed) != 1 || rep.Failed[0].Path != long {
+		t.Errorf("%+v", rep.Failed)
+	}
+}
+
 func TestChildGetsNothingButWhatItNeeds(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/notify") // so not parallel
 	t.Setenv("RSYNC_PASSWORD", "secret")
