@@ -95,6 +95,8 @@ type fakeEngine struct {
 	told  []fakeRun // events, for the log of a failed test
 	// answer may give a result of its own instead of doing a run; nil does it.
 	answer func(what string, paths []string) *transfer.Result
+	// listLate is how long a comparison takes to tell what it has found.
+	listLate time.Duration
 	// listEnd is the result of a comparison that has told what it found; nil is that it came to its end.
 	listEnd *transfer.Result
 	// answerLate is how long the answer to ListMissing takes after it was found.
@@ -348,7 +350,9 @@ func (e *fakeEngine) List(ctx context.Context, _ root, opts transfer.ListOptions
 			}
 		}
 	}
+	late := e.listLate
 	e.mu.Unlock()
+	time.Sleep(late)
 	if len(paths) == 1 && paths[0] == "" {
 		res.Stats.Files++ // the root
 	}

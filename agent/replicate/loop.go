@@ -87,7 +87,7 @@ type loop struct {
 	latency   latencies
 	notes     []Note
 	barriers  map[string]*barrier
-	moving    map[string]struct{} // paths handed out while a verification runs; nil without one
+	moving    moving // nil when no verification runs
 	children  children
 	nextProbe time.Time // for the sake of a suspect transfer
 	heldCheck time.Time // when held deletions are next held against the disk

@@ -169,16 +169,22 @@ func (r *rig) barrier(ctx context.Context) (passed <-chan error) {
 	r.t.Helper()
 	result := make(chan error, 1)
 	go func() { result <- r.l.wait(ctx) }()
+	r.cookie()
+	return result
+}
+
+// cookie tells of the cookie of the one barrier that somebody waits at.
+func (r *rig) cookie() {
+	r.t.Helper()
 	synctest.Wait()
 	var cookie string
-	if err := r.l.call(ctx, func(time.Time) {
+	if err := r.l.call(r.t.Context(), func(time.Time) {
 		for cookie = range r.l.barriers {
 		}
 	}); err != nil || cookie == "" {
 		r.t.Fatalf("no barrier: %v", err)
 	}
 	r.events(watch.Event{Cookie: cookie})
-	return result
 }
 
 // writeAll makes files in the source and tells of all of them at once.

@@ -122,10 +122,8 @@ func (l *loop) startSend(now time.Time, w *work) {
 		if o, ok := l.open[e.Path]; ok {
 			wr.known[e.Path] = o
 		}
-		if l.moving != nil {
-			l.moving[e.Path] = struct{}{}
-		}
 	}
+	l.moving.note(w.batch.Entries)
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
 	checksum := l.distrust.touches(entries)
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {

@@ -51,6 +51,44 @@ func (d distrust) sent(e queue.Entry, failed map[string]bool) {
 	}
 }
 
+// moving is the paths that were on their way to the backup while a verification ran; true with everything below.
+type moving map[string]bool
+
+// onTheirWay returns the paths that are handed out already, to be sent or to be deleted.
+func (l *loop) onTheirWay() moving {
+	m := moving{}
+	for w := range l.flying {
+		m.note(w.batch.Entries)
+	}
+	for _, f := range l.passed {
+		m[f.path] = true
+	}
+	for path := range l.door.pending {
+		m[path] = true
+	}
+	for _, d := range l.door.checking {
+		m[d.path] = true
+	}
+	return m
+}
+
+// note adds the entries of a batch, when a verification runs.
+func (m moving) note(entries []queue.Entry) {
+	if m == nil {
+		return
+	}
+	for _, e := range entries {
+		m[e.Path] = m[e.Path] || e.Tree
+	}
+}
+
+func (m moving) covers(path string) bool {
+	if _, ok := m[path]; ok {
+		return true
+	}
+	return isBelowAny(path, m)
+}
+
 // verify compares the contents of both trees and tells what differs although nothing is on its way. With repair, what
 // differs is sent, and what is only on the backup goes to the door.
 func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error {
@@ -71,7 +109,7 @@ func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error
 		if busy = l.moving != nil; busy {
 			return
 		}
-		l.moving = map[string]struct{}{}
+		l.moving = l.onTheirWay()
 		eng, path, want := l.eng, l.pair.Source.Path, l.source.want
 		j := &job{kind: "verify", what: "everything", can: true, slow: true}
 		l.start(now, j, func(jobCtx context.Context) {
@@ -113,7 +151,7 @@ func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error
 	var drift []Drift
 	err = l.call(ctx, func(now time.Time) {
 		for _, it := range a.items {
-			if _, ok := l.moving[it.Path]; ok || l.q.Covers(it.Path) {
+			if l.moving.covers(it.Path) || l.q.Covers(it.Path) {
 				continue // it changed while we compared
 			}
 			d := Drift{Path: it.Path, What: "edited", Detail: it.What}
