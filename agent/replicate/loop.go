@@ -67,7 +67,7 @@ type loop struct {
 	leftovers leftovers
 	walked    walked
 	mounts    mounts // below the source, seen once
-	open      map[string]openFile
+	open      openFiles
 	distrust  distrust
 	paused    bool
 	// notReloaded is why the definition on disk is not in force; nil when it is.
@@ -103,7 +103,7 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		log:      a.opts.Log,
 		inbox:    make(chan func(time.Time), inboxSize),
 		quit:     make(chan struct{}),
-		open:     map[string]openFile{},
+		open:     openFiles{},
 		distrust: distrust{},
 		walked:   walked{},
 		jobs:     jobs{},

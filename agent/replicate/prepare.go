@@ -5,6 +5,7 @@ package replicate
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/queue"
@@ -36,6 +37,24 @@ type openFile struct {
 	size int64
 	at   time.Time // when it had that size
 	fast time.Time // when it last grew at copyRate
+}
+
+// openFiles remembers the open files that are waited for. One that went with its directory, or was sent with it, is not told
+// of any more, and is forgotten when nobody has looked at it for some time.
+type openFiles map[string]openFile
+
+const (
+	// openMany is from how many on those are looked for.
+	openMany = 1000
+	// openForgotten is long against the pauses between two looks (see look), unless nothing can be sent.
+	openForgotten = time.Minute
+)
+
+func (o openFiles) note(now time.Time, busy map[string]openFile) {
+	maps.Copy(o, busy)
+	if len(o) > openMany {
+		maps.DeleteFunc(o, func(_ string, f openFile) bool { return now.Sub(f.at) > openForgotten })
+	}
 }
 
 // writers decides which open files are waited for.

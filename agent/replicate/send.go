@@ -209,9 +209,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	if len(p.send) > 0 && l.door.held != nil && l.door.held.empty {
 		l.heldCheck = now // the source is not empty any more
 	}
-	for path, o := range p.busy {
-		l.open[path] = o
-	}
+	l.open.note(now, p.busy)
 	w.light = p.light
 	if len(p.light) > 0 {
 		l.q.Light(w.batch, func(e queue.Entry) bool { return p.light[e.Path] })

@@ -61,6 +61,35 @@ func TestOpenFileIsWaitedForWithinMaxDelay(t *testing.T) {
 	})
 }
 
+// The event of a directory stands for all that was in it.
+func TestOpenFilesThatWentWithTheirDirectoriesAreForgotten(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		for i := range 3 * openMany / 100 {
+			d := fmt.Sprintf("d%d", i)
+			names := numbered(d+"/%d", 100)
+			r.e.set(func() {
+				for _, name := range names {
+					r.e.open[name] = true
+				}
+			})
+			r.writeAll(node{data: "1"}, names...)
+			r.after(time.Second)
+			r.e.set(func() { r.e.src.remove(d); clear(r.e.open) })
+			r.events(watch.Event{Path: d, Op: watch.Delete | watch.Move, Dir: true})
+			r.after(5 * time.Second)
+		}
+		r.settles(time.Minute)
+		if err := r.l.call(t.Context(), func(time.Time) {
+			if n := len(r.l.open); n > 2*openMany {
+				t.Errorf("%d open files are remembered", n)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestFileThatIsBeingCopiedIsWaitedForLonger(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin("a")
