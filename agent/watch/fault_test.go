@@ -98,6 +98,24 @@ func TestReaderThatCannotWaitOverflowsLikeTheKernel(t *testing.T) {
 	f.probe()
 }
 
+// What is read at once may be both lost events and a cookie from after them.
+func TestCookieDoesNotPassAnOverflow(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.watch("inotify", func(o *Options, tune *tuning) { o.Gather, tune.maxPending = 100*time.Millisecond, 20 })
+	for round := range 5 {
+		for i := range 200 {
+			f.do(os.WriteFile(f.path(fmt.Sprintf("%d-%d", round, i)), []byte("x"), 0o644))
+		}
+		events := f.sync()
+		for i := range 200 {
+			if path := fmt.Sprintf("%d-%d", round, i); !covered(events, path) {
+				t.Fatalf("the cookie came before anything was told of %s; events:%s", path, describe(events))
+			}
+		}
+	}
+}
+
 // TestSlowConsumerGetsTheRootInsteadOfEverything takes no report until far too many events wait.
 func TestSlowConsumerGetsTheRootInsteadOfEverything(t *testing.T) {
 	t.Parallel()

@@ -282,6 +282,13 @@ func (s *inotify) drain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// First, so that no cookie among the events passes what was lost before it.
+	if overflow && !s.overflowed {
+		s.overflowed = true
+		if !s.walk.active {
+			s.beginAgain()
+		}
+	}
 	for i := range events {
 		if err := s.handle(ctx, &events[i]); err != nil {
 			return err
@@ -301,12 +308,6 @@ func (s *inotify) drain(ctx context.Context) error {
 		s.rootMoved = false
 		if err := s.checkRoot(); err != nil {
 			return err
-		}
-	}
-	if overflow && !s.overflowed {
-		s.overflowed = true
-		if !s.walk.active {
-			s.beginAgain()
 		}
 	}
 	return nil
