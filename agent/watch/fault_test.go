@@ -116,6 +116,25 @@ func TestCookieDoesNotPassAnOverflow(t *testing.T) {
 	}
 }
 
+// A directory above the root is renamed, which has no event, and there is another root at once.
+func TestCookieDoesNotPassAnotherRoot(t *testing.T) {
+	t.Parallel()
+	backends(t, func(t *testing.T, backend string) {
+		f := newFixture(t)
+		f.do(os.MkdirAll(f.path("above/root"), 0o755))
+		f.watch(backend, func(o *Options, tune *tuning) { o.Root, tune.rootEvery = f.path("above/root"), time.Hour })
+		f.sync()
+		f.do(os.Rename(f.path("above"), f.path("renamed")))
+		f.do(os.MkdirAll(f.path("above/root/new"), 0o755))
+		events := f.sync()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.faults) != 1 || f.restored != 1 || !covered(events, "new") {
+			t.Errorf("faults %v, restored %d, events:%s", f.faults, f.restored, describe(events))
+		}
+	})
+}
+
 // TestSlowConsumerGetsTheRootInsteadOfEverything takes no report until far too many events wait.
 func TestSlowConsumerGetsTheRootInsteadOfEverything(t *testing.T) {
 	t.Parallel()

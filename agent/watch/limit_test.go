@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,6 +108,32 @@ func TestKernelsInstanceLimit(t *testing.T) {
 	_, err := New(Options{Root: t.TempDir(), Backend: "inotify"})
 	if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "hint: raise the sysctl user.max_inotify_instances, which is 0") {
 		t.Error(err)
+	}
+}
+
+// TestDirectoriesThatCannotBeOpened has no descriptor for the directory of an event: it may have been any.
+func TestDirectoriesThatCannotBeOpened(t *testing.T) {
+	needFanotify(t)
+	if inChild(t, &syscall.SysProcAttr{}) {
+		return
+	}
+	f := newFixture(t)
+	f.do(os.Mkdir(f.path("d"), 0o755))
+	f.do(touch(f.path("d/f")))
+	f.do(touch(f.path("../out/cookie")))
+	f.watch("fanotify", func(_ *Options, tune *tuning) { tune.rootEvery = time.Hour })
+	f.sync()
+	var limit unix.Rlimit
+	f.do(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	f.do(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}))
+	f.do(os.Chmod(f.path("d/f"), 0o600))
+	f.do(os.Rename(f.path("../out/cookie"), f.path("../cookies/cookie")))
+	f.until("cookie", func() bool { return f.cookies["cookie"] })
+	f.do(unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.faults) != 1 || !covered(f.events, "d/f") {
+		t.Errorf("faults %v, events:%s", f.faults, describe(f.events))
 	}
 }
 

@@ -317,7 +317,7 @@ func (f *fanotify) handle(e fanEvent) error {
 	}
 	if f.cookie != "" && string(e.dir) == f.cookie {
 		if e.mask&(unix.FAN_CREATE|unix.FAN_MOVED_TO|unix.FAN_ATTRIB) != 0 && e.mask&unix.FAN_ONDIR == 0 && len(e.name) > 0 {
-			if err := f.watchMounts(); err != nil {
+			if err := f.look(); err != nil {
 				return err // the kernel tells of the file again when there is a root: see pokeCookies
 			}
 			f.held = append(f.held, heldCookie{name: string(e.name)})
@@ -392,8 +392,8 @@ func (f *fanotify) overflow() {
 	f.fault(ErrOverflow, f.wholeTree())
 }
 
-// tick looks for what has no event.
-func (f *fanotify) tick() error {
+// look finds what has no event, or had one that told nothing. It is called now and then, and before a cookie is passed on.
+func (f *fanotify) look() error {
 	if err := f.checkRoot(); err != nil {
 		return err
 	}
@@ -403,6 +403,13 @@ func (f *fanotify) tick() error {
 	if f.failed {
 		f.failed = false
 		f.overflow()
+	}
+	return nil
+}
+
+func (f *fanotify) tick() error {
+	if err := f.look(); err != nil {
+		return err
 	}
 	if path := f.opts.CookieDir; path != "" {
 		if dir, err := fanDir(path); err == nil && dir != f.cookie && f.markCookies() == nil {

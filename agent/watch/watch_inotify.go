@@ -406,12 +406,16 @@ func (s *inotify) endWalk() {
 	s.release()
 }
 
-// tick looks for what has no event.
-func (s *inotify) tick(ctx context.Context) error {
+// look finds what has no event. It is called now and then, and before a cookie is passed on.
+func (s *inotify) look(ctx context.Context) error {
 	if err := s.checkRoot(); err != nil {
 		return err
 	}
-	if err := s.watchMounts(ctx); err != nil {
+	return s.watchMounts(ctx)
+}
+
+func (s *inotify) tick(ctx context.Context) error {
+	if err := s.look(ctx); err != nil {
 		return err
 	}
 	if s.cookieLost {
@@ -468,7 +472,7 @@ func (s *inotify) afterPoll() {
 
 // cookie reports a file in the cookie directory, after all that happened before it.
 func (s *inotify) cookie(ctx context.Context, name string) error {
-	if err := s.watchMounts(ctx); err != nil {
+	if err := s.look(ctx); err != nil {
 		return err // the kernel tells of the file again when there is a root: see pokeCookies
 	}
 	s.cookies = append(s.cookies, heldCookie{name: name})

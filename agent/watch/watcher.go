@@ -289,8 +289,7 @@ func (w *watcher) checkRoot() error {
 	return nil
 }
 
-// lookAtMounts returns the paths below the root where something was mounted or unmounted since the last look. That has no
-// event: it is looked for now and then, and before a cookie is passed on.
+// lookAtMounts returns the paths below the root where something was mounted or unmounted since the last look.
 func (w *watcher) lookAtMounts() ([]string, error) {
 	if !w.mounts.changed() {
 		return nil, nil
