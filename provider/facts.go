@@ -77,44 +77,23 @@ func (h *host) look(ctx context.Context) (facts, error) {
 	if err != nil {
 		return facts{}, h.fail(ctx, "look at the host", err, "")
 	}
-	var f facts
-	marker, found := "", false
+	said := map[string]string{}
 	for line := range strings.Lines(string(result.Stdout)) {
 		rest, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "lockstep:")
 		key, value, _ := strings.Cut(rest, "=")
-		if !ok {
-			continue // a login script's words
-		}
-		switch key {
-		case "uid":
-			f.UID, found = value, true
-		case "system":
-			f.System = value
-		case "machine":
-			f.Machine = value
-		case "kernel":
-			f.Kernel = value
-		case "os":
-			f.OS = value
-		case "rsync":
-			f.Rsync = value
-		case "systemd":
-			f.Systemd = value
-		case "binary":
-			f.Binary = value
-		case "version":
-			f.Version = value
-		case "sum":
-			f.Sum = value
-		case "marker":
-			marker = value
+		if ok { // else a login script's words
+			said[key] = value
 		}
 	}
-	if !found {
+	if _, found := said["uid"]; !found {
 		return facts{}, h.fail(ctx, "look at the host", fmt.Errorf("its shell answered with exit status %d: %s", result.Status, tail(result.Stderr+string(result.Stdout))),
 			"the log-in needs a shell that runs commands: no forced command, no nologin, no sftp only")
 	}
-	switch {
+	f := facts{
+		UID: said["uid"], System: said["system"], Machine: said["machine"], Kernel: said["kernel"], OS: said["os"], Rsync: said["rsync"],
+		Systemd: said["systemd"], Binary: said["binary"], Version: said["version"], Sum: said["sum"],
+	}
+	switch marker := said["marker"]; {
 	case f.Binary == "":
 	case f.Binary == h.paths.packaged:
 		f.Owner = byPackage
