@@ -277,7 +277,7 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 	if away := e.unreachable(ctx); state == nil && len(away) > 0 {
 		diags.AddWarning(fmt.Sprintf("Pair %q is not checked on its hosts before apply", name),
 			fmt.Sprintf("Not reachable yet: %s. The apply waits up to %s for a host that is booting, and checks both hosts before it changes anything.",
-				strings.Join(away, ", "), shortDuration(r.client.waitForHost)))
+				strings.Join(away, ", "), pair.Duration(r.client.waitForHost)))
 		return
 	}
 	replies, found := e.preflight(ctx, plan.Request{})

@@ -13,7 +13,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
@@ -26,6 +25,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/provider/internal/ssh"
 )
 
@@ -106,7 +106,7 @@ func (p *lockstepProvider) Schema(_ context.Context, _ provider.SchemaRequest, r
 					"connect_timeout": schema.StringAttribute{Optional: true, Validators: []validator.String{durationValidator{}},
 						MarkdownDescription: "How long to wait for one host's answer. Default: `15s`."},
 					"wait_for_host": schema.StringAttribute{Optional: true, Validators: []validator.String{durationValidator{}},
-						MarkdownDescription: fmt.Sprintf("How long a host may take to boot before a new pair is created on it. Default: `%s`.", shortDuration(defaultWaitForHost))},
+						MarkdownDescription: fmt.Sprintf("How long a host may take to boot before a new pair is created on it. Default: `%s`.", pair.Duration(defaultWaitForHost))},
 					"become": becomeAttribute(""),
 				},
 			},
@@ -288,16 +288,4 @@ func rootOf(p path.Path) path.Path {
 		}
 	}
 	return p
-}
-
-// shortDuration renders a duration without the zero units that package time adds.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
