@@ -119,12 +119,10 @@ func (j *job) settle(ctx context.Context, lockstep string) (agentStatus, error) 
 		if status.State != "starting" && status.State != notRunning || time.Now().After(deadline) {
 			return status, nil
 		}
-		timer := time.NewTimer(settlePause)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return status, j.source.fail(ctx, "wait for the agent", ctx.Err(), "")
-		case <-timer.C:
+		case <-time.After(settlePause):
 		}
 	}
 }
