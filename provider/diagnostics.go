@@ -27,16 +27,14 @@ func hostDiagnostic(role plan.Role, err error) diag.Diagnostic {
 	if !errors.As(err, &e) {
 		return diag.NewErrorDiagnostic("Unexpected error", err.Error())
 	}
-	e = &hostError{Host: e.Host, At: e.At, Role: role, Step: e.Step, Err: e.Err, Hint: e.Hint, Unreachable: e.Unreachable}
 	detail := fmt.Sprintf("%s: %s: %v", e.At, e.Step, e.Err)
 	if e.Hint != "" {
 		detail += "\n\n" + e.Hint
 	}
-	summary := fmt.Sprintf("%s: %s", e.title(), e.summary())
 	if role == "" {
-		return diag.NewErrorDiagnostic(summary, detail)
+		return diag.NewErrorDiagnostic(fmt.Sprintf("host %q: %s", e.Host, e.summary()), detail)
 	}
-	return diag.NewAttributeErrorDiagnostic(path.Root(string(role)), summary, detail)
+	return diag.NewAttributeErrorDiagnostic(path.Root(string(role)), fmt.Sprintf("%s host %q: %s", role, e.Host, e.summary()), detail)
 }
 
 // summary is the error in a few words.

@@ -30,7 +30,6 @@ type become struct {
 type hostError struct {
 	Host        string // as the user named it
 	At          string // user@address:port
-	Role        plan.Role
 	Step        string
 	Err         error
 	Hint        string
@@ -47,12 +46,11 @@ func (e *hostError) Error() string {
 
 func (e *hostError) Unwrap() error { return e.Err }
 
-// title is the host and its role, as a heading names them.
-func (e *hostError) title() string {
-	if e.Role == "" {
-		return fmt.Sprintf("host %q", e.Host)
-	}
-	return fmt.Sprintf("%s host %q", e.Role, e.Host)
+// withHint is the error with more to do about it.
+func (e *hostError) withHint(more string) *hostError {
+	advised := *e
+	advised.Hint = strings.TrimPrefix(e.Hint+"\n\n", "\n\n") + more
+	return &advised
 }
 
 // host is one machine as the provider uses it: how to run a command there as root, and where its lockstep is.

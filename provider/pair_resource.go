@@ -213,10 +213,8 @@ func (r *pairResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 				fmt.Sprintf("%s: %s: %v\n\nWhat was last known of this side is kept.", he.At, he.Step, he.Err))
 		default:
 			if errors.As(err, &he) && he.Unreachable {
-				more := *he
-				more.Hint = strings.TrimPrefix(he.Hint+"\n\n", "\n\n") + "To plan without asking the hosts: terraform plan -refresh=false. " +
-					"To go on with what was last known of a host that is down: on_unreachable = \"warn\" in the provider block."
-				err = &more
+				err = he.withHint("To plan without asking the hosts: terraform plan -refresh=false. " +
+					"To go on with what was last known of a host that is down: on_unreachable = \"warn\" in the provider block.")
 			}
 			t.at(role).Append(hostDiagnostic(role, err))
 		}
@@ -278,10 +276,8 @@ func (r *pairResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 		if err != nil {
 			var he *hostError
 			if errors.As(err, &he) && he.Unreachable {
-				more := *he
-				more.Hint = strings.TrimPrefix(he.Hint+"\n\n", "\n\n") + "Nothing was changed on the other host. If this host is gone for good, run `lockstep destroy " +
-					m.Name.ValueString() + " --role source` (or backup) on the other one, and then terraform state rm ADDRESS."
-				err = &more
+				err = he.withHint("Nothing was changed on the other host. If this host is gone for good, run `lockstep destroy " +
+					m.Name.ValueString() + " --role source` (or backup) on the other one, and then terraform state rm ADDRESS.")
 			}
 			resp.Diagnostics.Append(hostDiagnostic(role, err))
 			if len(away) == 0 {
