@@ -180,9 +180,9 @@ rm -f "$2"
 rmdir "${2%/*}" 2>/dev/null || true
 `
 
-// shell runs a script as root.
+// shell runs a script as root that has to succeed.
 func (h *host) shell(ctx context.Context, step, script string, args ...string) error {
-	result, err := h.root(ctx, step, []string{"sh"}, []string{"-c", "true"}, append([]string{"-s", "--"}, args...), strings.NewReader(script))
+	result, err := h.script(ctx, step, script, args...)
 	if err != nil {
 		return err
 	}

@@ -132,15 +132,12 @@ const (
 )
 
 // root runs a program with root's rights. probe are arguments with which the program does nothing.
-func (h *host) root(ctx context.Context, step string, program, probe, args []string, stdin io.Reader) (ssh.Result, error) {
+func (h *host) root(ctx context.Context, step, program string, probe, args []string, stdin io.Reader) (ssh.Result, error) {
 	mode, err := h.sudoFor(ctx, program, probe)
 	if err != nil {
 		return ssh.Result{}, err
 	}
-	if stdin == nil {
-		stdin = strings.NewReader("")
-	}
-	argv := append(append([]string{}, program...), args...)
+	argv := append([]string{program}, args...)
 	switch mode {
 	case sudoFree:
 		argv = append([]string{"sudo", "-n", "--"}, argv...)
@@ -162,9 +159,19 @@ func (h *host) root(ctx context.Context, step string, program, probe, args []str
 	return result, nil
 }
 
+// lockstep runs lockstep as root.
+func (h *host) lockstep(ctx context.Context, step, binary string, stdin []byte, args ...string) (ssh.Result, error) {
+	return h.root(ctx, step, binary, []string{"version"}, args, bytes.NewReader(stdin))
+}
+
+// script runs a script of sh(1) as root.
+func (h *host) script(ctx context.Context, step, script string, args ...string) (ssh.Result, error) {
+	return h.root(ctx, step, "sh", []string{"-c", "true"}, append([]string{"-s", "--"}, args...), strings.NewReader(script))
+}
+
 // sudoFor finds out how sudo treats a program. That it asks for no password must be known before one is
 // sent: it would be read by the program.
-func (h *host) sudoFor(ctx context.Context, program, probe []string) (sudoMode, error) {
+func (h *host) sudoFor(ctx context.Context, program string, probe []string) (sudoMode, error) {
 	f, err := h.look(ctx)
 	if err != nil {
 		return 0, err
@@ -179,11 +186,10 @@ func (h *host) sudoFor(ctx context.Context, program, probe []string) (sudoMode, 
 		return 0, err
 	}
 	defer h.unlock()
-	key := strings.Join(program, " ")
-	if mode, ok := h.sudo[key]; ok {
+	if mode, ok := h.sudo[program]; ok {
 		return mode, nil
 	}
-	result, err := h.pool.Run(ctx, h.name, shellJoin(append(append([]string{"sudo", "-k", "-n", "--"}, program...), probe...)), nil)
+	result, err := h.pool.Run(ctx, h.name, shellJoin(append([]string{"sudo", "-k", "-n", "--", program}, probe...)), nil)
 	if err != nil {
 		return 0, h.fail(ctx, "sudo", err, "")
 	}
@@ -191,7 +197,7 @@ func (h *host) sudoFor(ctx context.Context, program, probe []string) (sudoMode, 
 	if result.Status == 0 {
 		mode = sudoFree
 	}
-	h.sudo[key] = mode
+	h.sudo[program] = mode
 	return mode, nil
 }
 
@@ -236,7 +242,7 @@ func (h *host) call(ctx context.Context, binary string, verb plan.Verb, role pla
 	if err != nil {
 		return reply, h.fail(ctx, step, err, "")
 	}
-	result, err := h.root(ctx, step, []string{binary}, []string{"version"}, []string{string(verb), "--role", string(role), "--json"}, bytes.NewReader(body))
+	result, err := h.lockstep(ctx, step, binary, body, string(verb), "--role", string(role), "--json")
 	if err != nil {
 		return reply, err
 	}

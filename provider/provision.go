@@ -135,7 +135,7 @@ find . -mindepth 1 -maxdepth 1 -printf '%f\n' | LC_ALL=C sort | head -n 6
 // there to be deleted.
 func (e *ends) tellOccupied(ctx context.Context, diags *diag.Diagnostics) {
 	h := e.backup
-	result, err := h.root(ctx, "look into the backup directory", []string{"sh"}, []string{"-c", "true"}, []string{"-s", "--", e.pair.Backup.Path}, strings.NewReader(occupiedScript))
+	result, err := h.script(ctx, "look into the backup directory", occupiedScript, e.pair.Backup.Path)
 	names := strings.Split(strings.TrimSpace(string(result.Stdout)), "\n")
 	if err != nil || result.Status != 0 || names[0] == "" { // a courtesy: sudo may be allowed for lockstep alone
 		return

@@ -72,7 +72,7 @@ var pathSteps = []string{"rsync", "password", "name", "connect", "greeting", "lo
 func (j *job) examine(ctx context.Context, lockstep string) diag.Diagnostics {
 	var diags diag.Diagnostics
 	const step = "lockstep doctor"
-	result, err := j.source.root(ctx, step, []string{lockstep}, []string{"version"}, []string{"doctor", j.pair.Name, "--json"}, nil)
+	result, err := j.source.lockstep(ctx, step, lockstep, nil, "doctor", j.pair.Name, "--json")
 	var reply struct {
 		OK     bool      `json:"ok"`
 		Checks []finding `json:"checks"`
@@ -167,7 +167,7 @@ const notRunning = "not running"
 // status asks the agent of a pair.
 func (h *host) status(ctx context.Context, lockstep, name string) (agentStatus, error) {
 	const step = "lockstep status"
-	result, err := h.root(ctx, step, []string{lockstep}, []string{"version"}, []string{"status", name, "--json"}, nil)
+	result, err := h.lockstep(ctx, step, lockstep, nil, "status", name, "--json")
 	if err != nil {
 		return agentStatus{}, err
 	}
