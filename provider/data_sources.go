@@ -21,6 +21,11 @@ var (
 	_ datasource.DataSourceWithConfigure = (*hostDataSource)(nil)
 )
 
+// told is a text that a host tells.
+func told(description string) schema.StringAttribute {
+	return schema.StringAttribute{Computed: true, MarkdownDescription: description}
+}
+
 // pairDataSource is data.lockstep_pair: how a pair is right now. Such values are not in the resource: they
 // would differ in every plan.
 type pairDataSource struct{ client *client }
@@ -53,9 +58,6 @@ func (d *pairDataSource) Metadata(_ context.Context, req datasource.MetadataRequ
 }
 
 func (d *pairDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
-	text := func(description string) schema.StringAttribute {
-		return schema.StringAttribute{Computed: true, MarkdownDescription: description}
-	}
 	count := func(description string) schema.Int64Attribute {
 		return schema.Int64Attribute{Computed: true, MarkdownDescription: description}
 	}
@@ -67,25 +69,25 @@ func (d *pairDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, r
 		Attributes: map[string]schema.Attribute{
 			"name":  schema.StringAttribute{Required: true, MarkdownDescription: "Name of the pair."},
 			"host":  schema.StringAttribute{Required: true, MarkdownDescription: "Its source host."},
-			"state": text("`starting`, `in step`, `behind`, `degraded`, `held`, `paused`, `failing`; or `not running`, when no agent answers."),
+			"state": told("`starting`, `in step`, `behind`, `degraded`, `held`, `paused`, `failing`; or `not running`, when no agent answers."),
 			"in_step": schema.BoolAttribute{Computed: true,
 				MarkdownDescription: "Whether the state is `in step`."},
-			"reason":              text("Why the state is what it is; empty if there is nothing to say."),
-			"hint":                text("What to do about it, if known."),
-			"since":               text("When the state began (RFC 3339)."),
+			"reason":              told("Why the state is what it is; empty if there is nothing to say."),
+			"hint":                told("What to do about it, if known."),
+			"since":               told("When the state began (RFC 3339)."),
 			"lag_seconds":         seconds("Age of the oldest change that is not on the backup; null if no agent answers."),
-			"last_in_step":        text("When the pair was last in step (RFC 3339); null if never since the agent started."),
+			"last_in_step":        told("When the pair was last in step (RFC 3339); null if never since the agent started."),
 			"backlog":             count("Paths that are not on the backup yet."),
 			"held":                count("Entries that would be deleted on the backup and wait for `lockstep approve NAME`."),
-			"held_reason":         text("Why they wait; empty if none does."),
+			"held_reason":         told("Why they wait; empty if none does."),
 			"held_paths":          schema.ListAttribute{Computed: true, ElementType: types.StringType, MarkdownDescription: "The first of them."},
 			"failed_paths":        count("Paths that could not be read or written; `lockstep status NAME` lists them."),
-			"watch_backend":       text("`fanotify` or `inotify`."),
+			"watch_backend":       told("`fanotify` or `inotify`."),
 			"full_running":        schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether both trees are being compared."},
-			"last_full":           text("When that was last completed (RFC 3339); null if never since the agent started."),
+			"last_full":           told("When that was last completed (RFC 3339); null if never since the agent started."),
 			"latency_p50_seconds": seconds("Median time from a change to its arrival."),
 			"latency_p99_seconds": seconds("The same for the slowest hundredth."),
-			"lockstep_version":    text("Version of `lockstep` on the source host."),
+			"lockstep_version":    told("Version of `lockstep` on the source host."),
 		},
 	}
 }
@@ -115,7 +117,8 @@ func (d *pairDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 	defer release()
 	b, err := h.present(ctx)
 	if err == nil && b.path == "" {
-		err = h.fail(ctx, "look for lockstep", errors.New("lockstep is not installed on this host"), "")
+		err = h.fail(ctx, "look for lockstep", errors.New("lockstep is not installed on this host"),
+			"is it the source host of the pair? A lockstep_pair installs lockstep there: let the data source depend on it")
 	}
 	var s agentStatus
 	if err == nil {
@@ -184,23 +187,20 @@ func (d *hostDataSource) Metadata(_ context.Context, req datasource.MetadataRequ
 }
 
 func (d *hostDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
-	text := func(description string) schema.StringAttribute {
-		return schema.StringAttribute{Computed: true, MarkdownDescription: description}
-	}
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "What a host is. It is looked at over ssh without sudo, and nothing is installed for it.",
 		Attributes: map[string]schema.Attribute{
 			"host":             schema.StringAttribute{Required: true, MarkdownDescription: "A name of the provider's `hosts`, or whatever `ssh` reaches."},
-			"address":          text("How it was reached: `user@address:port`."),
-			"host_key":         text("The host key that it showed, as `hosts.NAME.host_key` takes it."),
-			"os":               text("Name of the distribution."),
-			"machine":          text("As `uname -m`."),
-			"kernel_version":   text("As `uname -r`."),
-			"systemd_version":  text("Null if there is none."),
-			"rsync_version":    text("Null if it is not installed."),
-			"lockstep_version": text("Null if it is not installed."),
-			"lockstep_path":    text("Where it is."),
-			"installed_by":     text("`package`, `upload` (by this provider) or `hand`."),
+			"address":          told("How it was reached: `user@address:port`."),
+			"host_key":         told("The host key that it showed, as `hosts.NAME.host_key` takes it."),
+			"os":               told("Name of the distribution."),
+			"machine":          told("As `uname -m`."),
+			"kernel_version":   told("As `uname -r`."),
+			"systemd_version":  told("Null if there is none."),
+			"rsync_version":    told("Null if it is not installed."),
+			"lockstep_version": told("Null if it is not installed."),
+			"lockstep_path":    told("Where it is."),
+			"installed_by":     told("`package`, `upload` (by this provider) or `hand`."),
 		},
 	}
 }

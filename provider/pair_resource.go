@@ -320,7 +320,8 @@ func (r *pairResource) ImportState(ctx context.Context, req resource.ImportState
 	h := r.client.host(host)
 	b, err := h.present(ctx)
 	if err == nil && b.path == "" {
-		err = h.fail(ctx, "look for lockstep", errors.New("lockstep is not installed, so there is no pair to import"), "")
+		err = h.fail(ctx, "look for lockstep", errors.New("lockstep is not installed, so there is no pair to import"),
+			"is it the source host of the pair? An import takes SOURCE_HOST/NAME")
 	}
 	var reply plan.Reply
 	if err == nil {
