@@ -335,7 +335,9 @@ func TestDataSourcesTellHowThingsAre(t *testing.T) {
 	is := func(address, key string, want knownvalue.Check) statecheck.StateCheck {
 		return statecheck.ExpectKnownValue(address, tfjsonpath.New(key), want)
 	}
+	early := strings.NewReplacer("lockstep_pair.data.name", `"data"`, "  depends_on = [lockstep_pair.data]\n", "").Replace(data)
 	resource.UnitTest(t, resource.TestCase{ProtoV6ProviderFactories: l.factories(), Steps: []resource.TestStep{
+		{Config: l.hcl("", early+pairHCL("")), ExpectError: wrapped("lockstep is not installed on this host is it the source host of the pair? A lockstep_pair installs lockstep there: let the data source depend on it")},
 		{
 			Config: l.hcl("", pairHCL("")+data),
 			ConfigStateChecks: []statecheck.StateCheck{
