@@ -295,7 +295,9 @@ func hostProblems() []problem {
 		{"unresolvable source", plan.Backup, from("address: 127.0.0.1", "address: no-such-host"), none, "source.address", []string{`"no-such-host"`, "IP address"}},
 		{"port taken by the system's rsync", plan.Backup, data, listens(host.Listener{PID: 7, Command: "rsync", Unit: "rsync.service"}), "backup.port", []string{"port 8730", "rsync.service", "systemctl disable --now rsync.service"}},
 		{"port taken", plan.Backup, data, listens(host.Listener{PID: 7, Command: "nginx"}), "backup.port", []string{"nginx (process 7)", "backup.port"}},
-		{"path exported by the system's rsync", plan.Backup, data, func(h *hosttest.Host) { h.Put("/etc/rsyncd.conf", "a line that the daemon ignores\n[old]\npath = /backup/data/\n") }, "backup.path", []string{`module "old" in /etc/rsyncd.conf`}},
+		{"path exported by the system's rsync", plan.Backup, data, func(h *hosttest.Host) {
+			h.Put("/etc/rsyncd.conf", "a line that the daemon ignores\n[old]\npath = /backup/data/\n")
+		}, "backup.path", []string{`module "old" in /etc/rsyncd.conf`}},
 		{"path below an exported one", plan.Backup, data, func(h *hosttest.Host) {
 			h.Put("/etc/rsyncd.conf", "&include /etc/rsyncd.d\n")
 			h.Mkdir("/etc/rsyncd.d")
