@@ -195,6 +195,55 @@ func TestExcludeAgreesWithRsync(t *testing.T) {
 	}
 }
 
+// Every class of characters, and what stands beside it between the brackets, against every byte that a name can have.
+func TestExcludeClassesAgreeWithRsync(t *testing.T) {
+	t.Parallel()
+	bin := rsync(t)
+	root := t.TempDir()
+	var names []string
+	for b := 1; b < 256; b++ {
+		if b == '/' {
+			continue
+		}
+		name := "x" + string([]byte{byte(b)})
+		if err := os.WriteFile(filepath.Join(root, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	patterns := []string{"x[\x80-\xff]", "x[^\t-~]", `x[\a-\c]`, "x[[:digit:]-z]", "x[a-[:digit:]]", "x[[:alpha:][:digit:]_]", "x[[:alpha]", "x[[:word:]]"}
+	for _, class := range []string{"alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit"} {
+		patterns = append(patterns, "x[[:"+class+":]]", "x[![:"+class+":]]")
+	}
+	for _, pattern := range patterns {
+		e, err := NewExclude([]string{pattern})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, name := range names {
+			if !e.Match(name, false) {
+				got = append(got, name)
+			}
+		}
+		to := t.TempDir()
+		if out, err := exec.Command(bin, "-r", "--exclude="+pattern, root+"/", to+"/").CombinedOutput(); err != nil {
+			t.Fatalf("exclude %q: %v\n%s", pattern, err, out)
+		}
+		entries, err := os.ReadDir(to) // and not rsync's list, which has some of the bytes in other words
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for _, entry := range entries {
+			want = append(want, entry.Name())
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("exclude %q (-rsync +Match):\n%s", pattern, diff)
+		}
+	}
+}
+
 // alphabet is small, so that random names and random patterns meet often.
 var alphabet = []string{"a", "b", "c", "ab", "abc", "foo", "bar", ".c", "b.c", "x.tmp", "-", "]", `\`, `a\b`, "*", "?", "[a]", " ", "é", "#", "A", "9", "^", "!", "+ a", "- b"}
 
