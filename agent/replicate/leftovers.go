@@ -21,7 +21,7 @@ type leftovers struct {
 	late   time.Time // a second look; zero: none
 }
 
-// cutOff notes that a transfer did not come to its end.
+// cutOff notes that a transfer did not come to its end, or that one has left something that is still there.
 func (l *loop) cutOff(now time.Time) {
 	if !l.door.enabled {
 		return // nothing is deleted from this backup

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
 // A transfer that was cut off may leave something on the backup: at once, or where the network was cut, when rsync on
@@ -41,6 +42,30 @@ func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
 			t.Errorf("%d full batches, want 3: at the start, at once, late", n)
 		}
 	})
+}
+
+// Rsync's directory for parts goes as a whole, when no part in it is of use any more.
+func TestNotInStepWhilePartsOfNoUseAreLeft(t *testing.T) {
+	for name, tree := range map[string]bool{"everything is compared": false, "a tree is": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				r.begin("d/a")
+				r.e.set(func() { r.e.listEnd = &transfer.Result{PartsLeft: true} })
+				if tree {
+					r.events(watch.Event{Path: "d", Op: watch.Rescan, Dir: true, Tree: true})
+				} else if _, err := r.l.sync(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r.after(10 * time.Second)
+				r.wantState(Behind)
+				if n := r.e.count("list"); n < 4 || n > 25 {
+					t.Errorf("%d comparisons in ten seconds", n)
+				}
+				r.e.set(func() { r.e.listEnd = nil })
+				r.settles(10 * time.Second)
+			})
+		})
+	}
 }
 
 func TestKilledAgentIsKnownToTheNext(t *testing.T) {

@@ -56,6 +56,9 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 	if res.Hidden {
 		l.leftovers.lookLater(now, time.Duration(l.pair.Transfer.Timeout))
 	}
+	if res.PartsLeft {
+		l.cutOff(now)
+	}
 	l.counters.Transfers[className(res.Class)]++
 	switch res.Class {
 	case transfer.Done:

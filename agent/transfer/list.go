@@ -5,6 +5,7 @@ package transfer
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -13,7 +14,7 @@ import (
 // one goroutine, and not after List has returned.
 //
 // Temporary files of transfers that run at the same time, and unfinished parts that the next transfer of their file
-// will use, are not reported as extraneous. Parts of no use are, by the directory that holds them.
+// will use, are not reported as extraneous. Parts of no use are, in the end, by the directory that holds them.
 func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each func(Item) error) Result {
 	began := time.Now()
 	paths := opts.Paths
@@ -41,11 +42,19 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 		if !ok || it.Extraneous && f.inUse(it) {
 			return nil
 		}
+		f.differs(it)
 		return each(it)
 	})
 	res = merge(early, res)
 	res.Incomplete = res.Incomplete || readFailures(res)
-	res.Hidden = f.hidden
+	if res.Class == Done && !res.Incomplete {
+		for _, it := range f.useless() {
+			if each(it) != nil {
+				break
+			}
+		}
+	}
+	res.Hidden, res.PartsLeft = f.hidden, f.left
 	res.Elapsed = time.Since(began)
 	return res
 }
@@ -56,26 +65,79 @@ func readFailures(res Result) bool {
 
 // leftovers knows what rsync itself leaves on the backup for a while.
 type leftovers struct {
-	root     *Root
-	mayOwn   func(path string) bool
-	partials map[string]bool // directories with parts that are still of use
-	hidden   bool            // temporary files were passed over
+	root   *Root
+	mayOwn func(path string) bool
+	parts  map[string]*parts // by the directory that they are in
+	files  map[string]bool   // those that the parts are of; true when they are to be sent
+	hidden bool              // what may be of a run that sends was passed over
+	left   bool              // parts of no use were passed over
 }
 
-// inUse reports whether an extraneous item is not the user's and will go, or be used, by itself.
+// parts is one of rsync's directories for parts.
+type parts struct {
+	dir   Item
+	files []string
+}
+
+// differs notes a file that is to be sent. Rsync tells what is extraneous in a directory before the files of it.
+func (l *leftovers) differs(it Item) {
+	if _, ok := l.files[it.Path]; ok && strings.HasPrefix(it.What, "<") {
+		l.files[it.Path] = true
+	}
+}
+
+// useless returns the directories in which no part is of use. Rsync continues from a part when it sends the file, and removes
+// it then.
+func (l *leftovers) useless() (dirs []Item) {
+	for dir, p := range l.parts {
+		used := 0
+		for _, file := range p.files {
+			_, name := split(file)
+			if e, err := l.root.Lstat(file); err != nil || !e.Mode.IsRegular() {
+				continue
+			}
+			if l.files[file] {
+				used++
+			} else if l.mayOwn(join(dir, name)) {
+				l.hidden = true
+				used++
+			}
+		}
+		switch {
+		case !p.dir.Extraneous: // something excluded keeps it
+		case used == 0:
+			dirs = append(dirs, p.dir)
+		case used < len(p.files):
+			l.left = true
+		}
+	}
+	slices.SortFunc(dirs, func(a, b Item) int { return strings.Compare(a.Path, b.Path) })
+	return dirs
+}
+
+// in returns what is known of a directory for parts.
+func (l *leftovers) in(dir string) *parts {
+	if l.parts == nil {
+		l.parts, l.files = map[string]*parts{}, map[string]bool{}
+	}
+	p := l.parts[dir]
+	if p == nil {
+		p = &parts{}
+		l.parts[dir] = p
+	}
+	return p
+}
+
+// inUse reports whether an extraneous item is not the user's and will go, or be used, by itself, or is told of in the end.
 func (l *leftovers) inUse(it Item) bool {
 	dir, name := split(it.Path)
 	if name == partialDir && it.Dir {
-		return l.partials[it.Path]
+		l.in(it.Path).dir = it
+		return true
 	}
 	if parent, last := split(dir); last == partialDir {
-		// Rsync continues from it when it sends the file, and removes it then. The directory stands for those of no use.
-		if e, err := l.root.Lstat(join(parent, name)); err == nil && e.Mode.IsRegular() {
-			if l.partials == nil {
-				l.partials = map[string]bool{}
-			}
-			l.partials[dir] = true
-		}
+		file, p := join(parent, name), l.in(dir)
+		l.files[file], p.files = false, append(p.files, file)
 		return true
 	}
 	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir {

@@ -120,6 +120,9 @@ type Result struct {
 	Incomplete bool
 	// Hidden is set when a List has passed over temporary files that may belong to a run that sends. A later one tells.
 	Hidden bool
+	// PartsLeft is set when a List has passed over parts of no use beside one that the next transfer of its file will use. A
+	// later one tells.
+	PartsLeft bool
 	// Cut is set when a run that had reached the module did not come to its end, or gave up a file in the middle: the
 	// backup may hold a part of a file.
 	Cut     bool
