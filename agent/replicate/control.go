@@ -58,7 +58,7 @@ func (l *loop) status(now time.Time) Status {
 	}
 	s.Full.Entries = l.door.total
 	s.Backlog.Deletion = len(l.door.pending) + len(l.door.checking) + len(l.passed)
-	s.Backlog.Paths = l.q.Len() + l.flyingPaths() + len(l.door.pending) + len(l.door.checking)
+	s.Backlog.Paths = l.backlog()
 	if first, ok := l.oldest(); ok {
 		s.LagSeconds = max(0, now.Sub(first).Seconds())
 	}

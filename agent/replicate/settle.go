@@ -29,9 +29,6 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 	case transfer.Unknown:
 		l.bisect(now, w, res)
 		return
-	case transfer.Transient, transfer.Stopped, transfer.NoSpace, transfer.Permanent:
-		l.giveBack(now, w)
-		return
 	default:
 		l.giveBack(now, w)
 		return

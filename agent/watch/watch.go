@@ -45,8 +45,8 @@ type Event struct {
 	Dir  bool // the subject is (was) known to be a directory
 	Tree bool // everything below Path may have changed too
 	// Cookie is set, and the rest empty, for a file made in Options.CookieDir: its name.
-	// It proves that every event from before the file was made has been delivered, and what was mounted below the root by
-	// then is told of. It may come twice.
+	// It proves that every event from before the file was made has been delivered, and that what has none is told of: what
+	// was mounted below the root by then, another directory in its place. It may come twice.
 	Cookie string
 }
 
