@@ -27,12 +27,6 @@ const (
 	raceTime = 2 * time.Second
 )
 
-// heldCookie is a cookie that waits until all that happened before it has been reported.
-type heldCookie struct {
-	name string
-	scan int // number of the scan that must be done; 0 = none asked for yet
-}
-
 // poller finds changes in directories that have no watch by comparing what lstat says of everything in them.
 // Its methods are called by the goroutine of Run; a scan is a goroutine of its own, one at a time, which ends
 // soon after its context does. The next scan is due when timer fires.

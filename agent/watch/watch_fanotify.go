@@ -44,7 +44,7 @@ type fanotify struct {
 	cache  dirCache
 	open   map[string]int // descriptors of mounts, for one buffer of events: longer, and they could not be unmounted
 	poll   *poller        // what is mounted below the root and cannot be marked
-	held   []heldCookie
+	held   cookies
 
 	moved  bool // something happened that may have been the root's renaming or removal
 	failed bool // a handle could not be opened for want of memory or the like
@@ -211,7 +211,7 @@ func (f *fanotify) run(ctx context.Context) error {
 					f.emit(Event{Path: rel, Op: Rescan, Dir: true, Tree: true})
 				}
 			}
-			f.release()
+			f.held.release(f.poll, f.emit)
 		case <-f.poll.timer.C:
 			f.poll.start(ctx, f.base, f.exclude)
 		case <-tick.C:
@@ -320,8 +320,8 @@ func (f *fanotify) handle(e fanEvent) error {
 			if err := f.look(); err != nil {
 				return err // the kernel tells of the file again when there is a root: see pokeCookies
 			}
-			f.held = append(f.held, heldCookie{name: string(e.name)})
-			f.release()
+			f.held.hold(string(e.name))
+			f.held.release(f.poll, f.emit)
 		}
 		return nil
 	}
@@ -443,14 +443,6 @@ func (f *fanotify) applyExclude() {
 		f.emit(f.wholeTree())
 	}
 	f.applied.Add(1)
-}
-
-// release reports the cookies that need not wait for a scan of what is polled.
-func (f *fanotify) release() {
-	for len(f.held) > 0 && f.poll.passed(&f.held[0]) {
-		f.emit(Event{Cookie: f.held[0].name})
-		f.held = f.held[1:]
-	}
 }
 
 func (f *fanotify) publish() {

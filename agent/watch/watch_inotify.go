@@ -52,7 +52,7 @@ type inotify struct {
 
 	unreadable map[string]struct{} // EACCES
 	hidden     map[uint32]struct{} // directories that are excluded, and would not be if they were files
-	cookies    []heldCookie
+	cookies    cookies
 	cookieLost bool // the cookie directory has no watch
 	rootMoved  bool // an event of the root itself: look what is at its path
 	dropped    int
@@ -475,19 +475,15 @@ func (s *inotify) cookie(ctx context.Context, name string) error {
 	if err := s.look(ctx); err != nil {
 		return err // the kernel tells of the file again when there is a root: see pokeCookies
 	}
-	s.cookies = append(s.cookies, heldCookie{name: name})
+	s.cookies.hold(name)
 	s.release()
 	return nil
 }
 
 // release reports the cookies that need wait no longer.
 func (s *inotify) release() {
-	for len(s.cookies) > 0 && !s.walk.active && !s.overflowed {
-		if !s.poll.passed(&s.cookies[0]) {
-			return
-		}
-		s.emit(Event{Cookie: s.cookies[0].name})
-		s.cookies = s.cookies[1:]
+	if !s.walk.active && !s.overflowed {
+		s.cookies.release(s.poll, s.emit)
 	}
 }
 

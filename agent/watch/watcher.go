@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -350,20 +349,6 @@ func (w *watcher) flush() {
 func (w *watcher) fault(err error, events ...Event) {
 	w.flush()
 	w.out.put(Report{Fault: err, Events: events})
-}
-
-// pokeCookies makes the kernel tell again of the files in the cookie directory, because their events may have been
-// lost. To report them from a list would prove nothing: older events may still be in the kernel's queue.
-func (w *watcher) pokeCookies() {
-	if w.opts.CookieDir == "" {
-		return
-	}
-	for _, e := range listDir(w.opts.CookieDir, maxFound).entries {
-		path := w.opts.CookieDir + "/" + e.name
-		if st, err := lstat(path); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-			_ = os.Chmod(path, fs.FileMode(st.Mode&0o777)) // as it is: IN_ATTRIB, FAN_ATTRIB
-		}
-	}
 }
 
 // reportLimit says how many directories are polled because of a limit, if that is news.
