@@ -104,10 +104,11 @@ func (s *session) run(ctx context.Context) error {
 		if wait == 0 {
 			wait = lockTimeout
 		}
-		lockCtx, cancel := context.WithTimeout(ctx, wait)
+		late := fmt.Errorf("still so after %s", wait)
+		lockCtx, cancel := context.WithTimeoutCause(ctx, wait, late)
 		unlock, err := s.m.System.Lock(lockCtx, fmt.Sprintf("lockstep %s of pair %q", s.cmd.Verb, s.req.Pair.Name))
 		cancel()
-		if errors.Is(err, context.DeadlineExceeded) {
+		if errors.Is(err, late) {
 			return stop("", err.Error(), "wait for it to end, then try again")
 		}
 		if err != nil {

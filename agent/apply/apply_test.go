@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/apply"
 	"github.com/lockstep-sync/lockstep/agent/host"
@@ -588,8 +589,9 @@ func TestAnotherApplyIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reply := run(m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
-	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "held by process 1") || !strings.Contains(reply.Problems[0].Hint, "wait") {
+	command := apply.Command{Verb: plan.Apply, Role: plan.Backup, LockTimeout: time.Millisecond}
+	reply := apply.Run(t.Context(), m.source, command, plan.Request{Pair: dataPair()})
+	if len(reply.Problems) != 1 || reply.Problems[0].Msg != "held by process 1: still so after 1ms" || !strings.Contains(reply.Problems[0].Hint, "wait") {
 		t.Errorf("%+v", reply)
 	}
 	unlock(false)

@@ -99,7 +99,7 @@ type System interface {
 	Inspect(ctx context.Context, q Query) (Facts, error)
 	// SetSysctl writes a value below /proc/sys; fs.ErrPermission in a container.
 	SetSysctl(name, value string) error
-	// Lock takes the host-wide lock, waiting until ctx ends; the error then names who holds it.
+	// Lock takes the host-wide lock, waiting until ctx ends; the error then names who holds it, and wraps the cause of the end.
 	Lock(ctx context.Context, holder string) (Unlock, error)
 	// Login does what an rsync client does until the daemon has accepted it.
 	Login(ctx context.Context, l Login) error

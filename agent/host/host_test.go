@@ -133,9 +133,10 @@ func TestLockIsHeldByOneAndNamesIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*lockPoll)
+	late := errors.New("too late")
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 3*lockPoll, late)
 	defer cancel()
-	if _, err := lock(ctx, p, "the second"); err == nil || !strings.Contains(err.Error(), "process "+strconv.Itoa(os.Getpid())+": the first") {
+	if _, err := lock(ctx, p, "the second"); !errors.Is(err, late) || !strings.Contains(err.Error(), "process "+strconv.Itoa(os.Getpid())+": the first") {
 		t.Errorf("second lock: %v", err)
 	}
 	unlock(true)

@@ -59,7 +59,7 @@ func lock(ctx context.Context, path, holder string) (Unlock, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s is held by %s: %w", path, strings.TrimSpace(string(who[:n])), ctx.Err())
+			return nil, fmt.Errorf("%s is held by %s: %w", path, strings.TrimSpace(string(who[:n])), context.Cause(ctx))
 		case <-time.After(lockPoll):
 		}
 	}

@@ -301,11 +301,13 @@ func (s *system) SetSysctl(name, value string) error {
 
 func (s *system) Lock(ctx context.Context, _ string) (host.Unlock, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.locked {
-		return nil, fmt.Errorf("held by process 1: %w", context.DeadlineExceeded)
-	}
+	taken := s.locked
 	s.locked = true
+	s.mu.Unlock()
+	if taken {
+		<-ctx.Done()
+		return nil, fmt.Errorf("held by process 1: %w", context.Cause(ctx))
+	}
 	return func(bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
