@@ -21,7 +21,6 @@ import (
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
-	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
 // Command is what to do on this host.
@@ -215,20 +214,15 @@ func objectOf(role plan.Role, transport, field string) string {
 
 // afterwards compares once more, so that the checks tell what is and not what was meant.
 func (s *session) afterwards(ctx context.Context, desired, further plan.State, more func(plan.State)) error {
-	for name := range desired.Sysctls {
-		found, err := s.m.System.Inspect(ctx, host.Query{Sysctls: []string{name}, Users: []string{unit.User}})
-		if err != nil {
-			return err
-		}
-		s.found.Sysctls = found.Sysctls
-	}
+	q := host.Query{Sysctls: slices.Sorted(maps.Keys(desired.Sysctls))}
 	if desired.User != nil {
-		found, err := s.m.System.Inspect(ctx, host.Query{Users: []string{desired.User.Name}})
-		if err != nil {
-			return err
-		}
-		s.found.UIDs = found.UIDs
+		q.Users = []string{desired.User.Name}
 	}
+	found, err := s.m.System.Inspect(ctx, q)
+	if err != nil {
+		return err
+	}
+	s.found.Sysctls, s.found.UIDs = found.Sysctls, found.UIDs
 	now, err := s.current(ctx, desired, further)
 	if err != nil {
 		return err

@@ -196,12 +196,12 @@ func (s *session) start(ctx context.Context, step plan.Step, action host.Action)
 
 // listening waits until the daemon holds its port: systemd calls it active before that.
 func (s *session) listening(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
 	port := s.number(plan.RsyncdConf, "port") // when things are put back, it is not the definition's
 	if port == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, listenTimeout, fmt.Errorf("does not listen on port %d after %s", port, listenTimeout))
+	defer cancel()
 	first := 0
 	for {
 		u, err := s.m.Units.Unit(ctx, name)
@@ -220,7 +220,7 @@ func (s *session) listening(ctx context.Context, name string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("does not listen on port %d after %s", port, listenTimeout)
+			return context.Cause(ctx)
 		case <-time.After(listenPoll):
 		}
 	}
