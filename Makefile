@@ -169,5 +169,9 @@ MINUTES ?= 30
 torture: build ## random histories with faults: SEEDS=n MINUTES=m
 	go run ./agent/internal/torture/run -seeds $(SEEDS) -minutes $(MINUTES)
 
+.PHONY: soak
+soak: build ## one agent under a long history with faults: what it holds must not grow: MINUTES=m
+	go run ./agent/internal/torture/run -soak -minutes $(MINUTES)
+
 clean: ## remove build/; the lab's cached root stays: labctl says where
 	rm -rf build dist

@@ -5,6 +5,7 @@ package replicate
 import (
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"time"
 
@@ -35,6 +36,7 @@ func writeMetrics(m *metrics.Writer, s *Status, now time.Time) {
 		m.Gauge("lockstep_last_in_step_timestamp_seconds", "When the pair was last in step.", seconds(*s.LastInStep))
 	}
 	m.Gauge("lockstep_start_timestamp_seconds", "When the agent was started.", seconds(s.Started))
+	m.Gauge("lockstep_agent_goroutines", "Goroutines of the agent; a number that grows for ever is a bug.", float64(runtime.NumGoroutine()))
 	m.Gauge("lockstep_lag_seconds", "Age of the oldest change that is not on the backup.", s.LagSeconds)
 	m.Gauge("lockstep_backlog_paths", "Paths that are not on the backup yet; a tree counts as one.", float64(s.Backlog.Paths))
 	m.Gauge("lockstep_inflight_transfers", "Running rsync processes.", float64(running(s.InFlight)))

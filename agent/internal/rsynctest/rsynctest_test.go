@@ -3,6 +3,7 @@
 package rsynctest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestCompareFindsEveryKindOfDifference(t *testing.T) {
@@ -26,6 +28,7 @@ func TestCompareFindsEveryKindOfDifference(t *testing.T) {
 		"bytes": File("abc"),
 		"mode":  File(""),
 		"time":  File(""),
+		"attr":  File(""),
 		"gone":  Dir{"child": File("")},
 		"h1":    File("h"),
 		"h2":    HardLink("h1"),
@@ -57,10 +60,14 @@ func TestCompareFindsEveryKindOfDifference(t *testing.T) {
 			return Touch(path, at)
 		}))
 	}
+	xattrs := unix.Lsetxattr(filepath.Join(src, "attr"), "user.a", []byte("1"), 0)
+	if !errors.Is(xattrs, unix.ENOTSUP) {
+		set(errors.Join(xattrs, unix.Lsetxattr(filepath.Join(dst, "attr"), "user.a", []byte("2"), 0)))
+	}
 	set(Touch(filepath.Join(dst, "time"), at.Add(1)))
 	set(Touch(filepath.Join(dst, "sub"), at.Add(1)))
 
-	diffs, err := Compare(src, dst, CompareOptions{HardLinks: true})
+	diffs, err := Compare(src, dst, CompareOptions{HardLinks: true, Xattrs: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +77,10 @@ func TestCompareFindsEveryKindOfDifference(t *testing.T) {
 	}
 	want := map[string]string{
 		"link": "target", "type": "type", "size": "content", "bytes": "content", "mode": "mode",
-		"gone": "missing", "more": "extra", "time": "mtime", "sub": "mtime", "h2": "links",
+		"gone": "missing", "more": "extra", "time": "mtime", "sub": "mtime", "h2": "links", "attr": "xattrs",
+	}
+	if xattrs != nil {
+		delete(want, "attr") // this filesystem has none
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)

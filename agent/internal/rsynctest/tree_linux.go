@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -135,6 +136,7 @@ type CompareOptions struct {
 	HardLinks bool // names of one file in the source must be names of one file in the backup, and no more
 	NoOwner   bool // owners may differ
 	NoMTime   bool // modification times may differ
+	Xattrs    bool // extended attributes of users, and ACLs, must be equal too
 }
 
 // Compare returns every difference of two trees: names, types, content, modes, owners, modification times in
@@ -192,6 +194,11 @@ func (c *comparison) entry(path string) error {
 	if !c.opts.NoMTime && s.Mtim != d.Mtim {
 		c.differ(path, "mtime", stamp(s.Mtim), stamp(d.Mtim))
 	}
+	if c.opts.Xattrs && s.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := c.xattrs(path); err != nil {
+			return err
+		}
+	}
 	switch s.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return c.directory(path)
@@ -215,6 +222,44 @@ func (c *comparison) entry(path string) error {
 		}
 	}
 	return nil
+}
+
+func (c *comparison) xattrs(path string) error {
+	s, err := xattrs(filepath.Join(c.src, path))
+	if err != nil {
+		return err
+	}
+	d, err := xattrs(filepath.Join(c.dst, path))
+	if err != nil {
+		return err
+	}
+	if s != d {
+		c.differ(path, "xattrs", s, d)
+	}
+	return nil
+}
+
+// xattrs are the names and values of a path's extended attributes that a user or an ACL has set, sorted.
+func xattrs(path string) (string, error) {
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Llistxattr(path, names)
+	if err != nil {
+		return "", &fs.PathError{Op: "llistxattr", Path: path, Err: err}
+	}
+	var all []string
+	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
+		if !strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "system.posix_acl_") {
+			continue
+		}
+		value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+		n, err := unix.Lgetxattr(path, name, value)
+		if err != nil {
+			return "", &fs.PathError{Op: "lgetxattr " + name, Path: path, Err: err}
+		}
+		all = append(all, fmt.Sprintf("%s=%q", name, value[:n]))
+	}
+	slices.Sort(all)
+	return strings.Join(all, " "), nil
 }
 
 func (c *comparison) directory(path string) error {

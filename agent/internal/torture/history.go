@@ -6,6 +6,7 @@
 package torture
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +30,7 @@ type history struct {
 	files   []string
 	n       int
 	owner   bool // may chown: runs as root
+	xattrs  bool // source and backup have extended attributes and ACLs
 	log     func(format string, args ...any)
 }
 
@@ -111,6 +114,8 @@ func (h *history) operation() error {
 	d := h.dir()
 	op := h.rnd.IntN(100)
 	switch {
+	case op < 3 && h.xattrs && f != "":
+		return h.attribute(f, d)
 	case op < 22 || f == "":
 		p := h.fresh()
 		h.log("create %q", p)
@@ -247,6 +252,55 @@ func (h *history) operation() error {
 	return nil
 }
 
+// attribute sets or removes an extended attribute, or an ACL, which is one too.
+func (h *history) attribute(f, d string) error {
+	name, value := "user.lockstep", []byte(strconv.Itoa(h.rnd.IntN(1000)))
+	p := f
+	if h.rnd.IntN(3) == 0 && d != "" {
+		p = d
+	}
+	switch h.rnd.IntN(5) {
+	case 0:
+		h.log("remove xattr %q", p)
+		if err := unix.Lremovexattr(h.abs(p), name); !errors.Is(err, unix.ENODATA) {
+			return err
+		}
+		return nil
+	case 1:
+		name, value = "system.posix_acl_access", acl(1000+h.rnd.IntN(5))
+	case 2:
+		if p == d && d != "" { // what is made in it later has an ACL from the start
+			name, value = "system.posix_acl_default", acl(1000+h.rnd.IntN(5))
+		}
+	}
+	h.log("set %s %q", name, p)
+	return unix.Lsetxattr(h.abs(p), name, value, 0)
+}
+
+// acl lets one more user read, as the kernel has it (linux/posix_acl_xattr.h): a version, and for each entry a tag, rights and an id.
+func acl(uid int) []byte {
+	const user, named, group, mask, other = 0x01, 0x02, 0x04, 0x10, 0x20
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	entry := func(tag, rights uint16, id uint32) {
+		b = binary.LittleEndian.AppendUint16(b, tag)
+		b = binary.LittleEndian.AppendUint16(b, rights)
+		b = binary.LittleEndian.AppendUint32(b, id)
+	}
+	none := ^uint32(0)
+	entry(user, 7, none)
+	entry(named, 5, uint32(uid)) //nolint:gosec // a small number
+	entry(group, 5, none)
+	entry(mask, 5, none)
+	entry(other, 0, none)
+	return b
+}
+
+// hasXattrs reports whether a directory's filesystem keeps extended attributes and ACLs.
+func hasXattrs(dir string) bool {
+	return unix.Lsetxattr(dir, "user.lockstep", []byte("1"), 0) == nil && unix.Lremovexattr(dir, "user.lockstep") == nil &&
+		unix.Lsetxattr(dir, "system.posix_acl_access", acl(1000), 0) == nil && unix.Lremovexattr(dir, "system.posix_acl_access") == nil
+}
+
 // changeType puts something of another kind in the place of a file or a directory.
 func (h *history) changeType(i int, f, d string) error {
 	switch h.rnd.IntN(5) {
@@ -358,4 +412,24 @@ func (h *history) pin(n int) ([]string, error) {
 		pinned = append(pinned, p)
 	}
 	return pinned, nil
+}
+
+// clear removes everything but what pin made, and begins anew.
+func (h *history) clear() error {
+	h.log("remove all")
+	h.dirs, h.files = []string{""}, nil
+	for _, dir := range []string{h.root, h.outside} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), "pinned") {
+				if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

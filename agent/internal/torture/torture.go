@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +33,7 @@ type Options struct {
 	Steps      int           // operations
 	Faults     bool          // kill, stop and cut what runs, now and then
 	Definition []string      // further lines of the pair definition, as in "watch: {backend: inotify}"
+	Soak       time.Duration // go on with the same agent for so long, in rounds of Steps that end with an empty tree: it must not grow
 	Settle     time.Duration // how long after the last operation and fault the trees may take to be equal; default 60 s
 	Verbose    func(format string, args ...any)
 }
@@ -40,7 +42,8 @@ type Options struct {
 type Outcome struct {
 	Operations, Faults int
 	Settled            time.Duration // from the last operation to equal trees
-	Files              int           // descriptors that the agent had open in the end
+	Rounds             int           // of a soak
+	Files, Goroutines  int           // of the agent in the end
 	RSS                int64         // bytes, in the end
 }
 
@@ -104,6 +107,7 @@ func Run(ctx context.Context, opts Options) (out Outcome, err error) {
 		}
 	}
 	r.h = newHistory(opts.Seed, r.src, outside, r.note)
+	r.h.xattrs = hasXattrs(r.src) && hasXattrs(r.disk)
 	pinned, err := r.h.pin(30)
 	if err != nil {
 		return out, err
@@ -134,28 +138,36 @@ func Run(ctx context.Context, opts Options) (out Outcome, err error) {
 	if err != nil {
 		return out, err
 	}
-	for range opts.Steps {
-		if err := ctx.Err(); err != nil {
+	began := time.Now()
+	var held []footprint
+	for opts.Soak > 0 || len(held) == 0 {
+		if err := r.round(ctx, &out); err != nil {
 			return out, err
 		}
-		if err := r.h.step(); err != nil {
-			return out, fmt.Errorf("operation: %w", err)
-		}
-		if opts.Faults && r.rnd.IntN(opts.Steps/4+1) == 0 {
-			if err := r.fault(ctx); err != nil {
-				return out, fmt.Errorf("fault: %w", err)
+		if opts.Soak > 0 {
+			if err := r.clear(ctx); err != nil {
+				return out, err
 			}
 		}
-		if r.rnd.IntN(10) == 0 { // bursts and pauses, not a metronome
-			time.Sleep(time.Duration(r.rnd.IntN(30)) * time.Millisecond)
+		now, err := r.footprint(ctx)
+		if err != nil {
+			return out, err
 		}
-		out.Operations++
+		held = append(held, now)
+		out.Files, out.Goroutines, out.RSS = now.files, now.goroutines, now.rss
+		if opts.Soak > 0 {
+			r.note("round %d: %d descriptors, %d goroutines, %d MB", len(held), now.files, now.goroutines, now.rss>>20)
+		}
+		if len(held) >= soakRounds && time.Since(began) >= opts.Soak {
+			break
+		}
 	}
-	end := time.Now()
-	if diffs := r.settle(ctx, opts.Settle); diffs != nil {
-		return out, r.fail("not equal after the end", diffs)
+	out.Rounds, out.Faults = len(held), r.faults
+	if opts.Soak > 0 {
+		if err := growth(held); err != nil {
+			return out, r.fail(err.Error(), nil)
+		}
 	}
-	out.Settled, out.Faults = time.Since(end), r.faults
 	if err := watcher.Close(); err != nil {
 		return out, err
 	}
@@ -165,8 +177,45 @@ func Run(ctx context.Context, opts Options) (out Outcome, err error) {
 	if len(lost) > 0 {
 		return out, r.fail(fmt.Sprintf("files that nobody touched were missing on the backup for a while: %q", lost), nil)
 	}
-	out.Files, out.RSS = r.footprint()
 	return out, nil
+}
+
+// round is a history from one quiet moment to the next.
+func (r *run) round(ctx context.Context, out *Outcome) error {
+	for range r.opts.Steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.h.step(); err != nil {
+			return fmt.Errorf("operation: %w", err)
+		}
+		if r.opts.Faults && r.rnd.IntN(r.opts.Steps/4+1) == 0 {
+			if err := r.fault(ctx); err != nil {
+				return fmt.Errorf("fault: %w", err)
+			}
+		}
+		if r.rnd.IntN(10) == 0 { // bursts and pauses, not a metronome
+			time.Sleep(time.Duration(r.rnd.IntN(30)) * time.Millisecond)
+		}
+		out.Operations++
+	}
+	end := time.Now()
+	if diffs := r.settle(ctx, r.opts.Settle); diffs != nil {
+		return r.fail("not equal after the end", diffs)
+	}
+	out.Settled = time.Since(end)
+	return nil
+}
+
+// clear leaves nothing of the history but the pinned files.
+func (r *run) clear(ctx context.Context) error {
+	if err := r.h.clear(); err != nil {
+		return err
+	}
+	if diffs := r.settle(ctx, r.opts.Settle); diffs != nil {
+		return r.fail("not equal after everything was removed", diffs)
+	}
+	return nil
 }
 
 func (r *run) note(format string, args ...any) {
@@ -189,16 +238,23 @@ func (r *run) fail(what string, diffs []rsynctest.Difference) error {
 	} else {
 		what += "; status: " + err.Error()
 	}
+	// What is shortest to tell comes first: a directory before all that is in it.
+	slices.SortStableFunc(diffs, func(a, b rsynctest.Difference) int { return len(a.Path) - len(b.Path) })
 	return &Failure{Seed: r.opts.Seed, What: what, Diffs: diffs, Log: r.log, Dir: r.opts.Dir}
 }
 
 func (r *run) startAgent(ctx context.Context) error {
 	definition := filepath.Join(r.opts.Dir, "pair.yaml")
+	options := ""
+	if r.h.xattrs {
+		options = "--xattrs, --acls"
+	}
 	lines := append([]string{
 		"name: torture",
 		"source: {host: localhost, path: " + r.src + "}",
 		"backup: {host: " + r.server.Address + ", path: " + r.dst + ", port: " + strconv.Itoa(r.server.Port) + ", module: " + r.server.Module + "}",
 		"auth: {user: " + r.server.User + "}",
+		"transfer: {options: [" + options + "]}",
 		"retry: {initial: 100ms, max: 2s}",
 		// The guard has tests of its own; here every deletion has to arrive.
 		"delete: {max_files: 1000000, max_percent: 100}",
@@ -247,11 +303,15 @@ func (r *run) fault(ctx context.Context) error {
 		time.Sleep(pause)
 		return nil
 	}
-	kinds := 7
+	kinds := 8
 	if r.ownFS {
-		kinds = 10
+		kinds = 11
 	}
-	switch r.rnd.IntN(kinds) {
+	kind := r.rnd.IntN(kinds)
+	if r.opts.Soak > 0 {
+		kind = 2 + r.rnd.IntN(kinds-2) // it is about one agent
+	}
+	switch kind {
 	case 0:
 		r.note("FAULT kill -9 the agent")
 		r.signalAgent(syscall.SIGKILL)
@@ -280,9 +340,30 @@ func (r *run) fault(ctx context.Context) error {
 		pid := r.server.PID()
 		return errors.Join(syscall.Kill(-pid, syscall.SIGSTOP), during(10), syscall.Kill(-pid, syscall.SIGCONT))
 	case 7:
+		r.note("FAULT kill -9 what rsync the agent runs")
+		for range 20 { // most runs are short
+			if err := r.h.step(); err != nil {
+				return err
+			}
+			children, err := r.children()
+			if err != nil {
+				return err
+			}
+			for _, pid := range children {
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return err
+				}
+			}
+			if len(children) > 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return nil
+	case 8:
 		r.note("FAULT the backup's disk is full for a while")
 		return errors.Join(r.fillDisk(), during(40), os.Remove(r.filler()))
-	case 8:
+	case 9:
 		r.note("FAULT the backup's filesystem is read-only for a while")
 		// Busy while rsync writes to it; then there was no fault.
 		if err := unix.Mount("", r.disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
@@ -295,12 +376,35 @@ func (r *run) fault(ctx context.Context) error {
 	}
 }
 
+// children are the processes that the agent has started.
+func (r *run) children() ([]int, error) {
+	lists, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(r.agent.Process.Pid), "task", "*", "children"))
+	if err != nil {
+		return nil, err
+	}
+	var all []int
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for word := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(word)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, pid)
+		}
+	}
+	return all, nil
+}
+
 // settle waits until both trees are equal and the agent says so; it gives the differences when they do not become so in
 // time. What `lockstep wait` has said holds at once.
 func (r *run) settle(ctx context.Context, limit time.Duration) []rsynctest.Difference {
 	waited := exec.CommandContext(ctx, r.opts.Binary, "wait", "--timeout", limit.String(), "--runtime-dir", filepath.Join(r.opts.Dir, "run"))
 	if waited.Run() == nil {
-		diffs, err := rsynctest.Compare(r.src, r.dst, rsynctest.CompareOptions{})
+		diffs, err := rsynctest.Compare(r.src, r.dst, rsynctest.CompareOptions{Xattrs: r.h.xattrs})
 		if err != nil {
 			diffs = []rsynctest.Difference{{What: err.Error()}}
 		}
@@ -312,7 +416,7 @@ func (r *run) settle(ctx context.Context, limit time.Duration) []rsynctest.Diffe
 	var diffs []rsynctest.Difference
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
 		var err error
-		if diffs, err = rsynctest.Compare(r.src, r.dst, rsynctest.CompareOptions{}); err != nil {
+		if diffs, err = rsynctest.Compare(r.src, r.dst, rsynctest.CompareOptions{Xattrs: r.h.xattrs}); err != nil {
 			diffs = []rsynctest.Difference{{What: err.Error()}}
 			continue
 		}
@@ -366,20 +470,4 @@ func (r *run) watchPinned(pinned []string) (*fsnotify.Watcher, error) {
 		}
 	}()
 	return w, nil
-}
-
-// footprint is what the agent holds in the end: for a soak, where it must not grow.
-func (r *run) footprint() (files int, rss int64) {
-	dir := filepath.Join("/proc", strconv.Itoa(r.agent.Process.Pid))
-	if entries, err := os.ReadDir(filepath.Join(dir, "fd")); err == nil {
-		files = len(entries)
-	}
-	if text, err := os.ReadFile(filepath.Join(dir, "status")); err == nil {
-		for _, line := range strings.Split(string(text), "\n") {
-			if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &rss); n == 1 {
-				rss <<= 10
-			}
-		}
-	}
-	return files, rss
 }

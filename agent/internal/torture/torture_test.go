@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,4 +37,20 @@ func TestRandomHistoriesWithFaultsEndEqual(t *testing.T) {
 			t.Logf("%d operations, %d faults, equal %v after the end", out.Operations, out.Faults, out.Settled)
 		})
 	}
+}
+
+// TestLongHistoryLeavesTheAgentAsSmallAsItWas is the short form of `make soak`.
+func TestLongHistoryLeavesTheAgentAsSmallAsItWas(t *testing.T) {
+	t.Parallel()
+	binary := filepath.Join(t.TempDir(), "lockstep")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, "../../../cmd/lockstep").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	opts := Options{Binary: binary, Dir: t.TempDir(), Seed: 1, Steps: 60, Faults: true, Soak: time.Second, Definition: []string{"watch: {backend: inotify}"}}
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(opts.Dir, "disk"), unix.MNT_DETACH) }) // stays after a failure
+	out, err := Run(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d rounds, %d faults; in the end %d descriptors, %d goroutines, %d MB", out.Rounds, out.Faults, out.Files, out.Goroutines, out.RSS>>20)
 }
