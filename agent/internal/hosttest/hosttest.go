@@ -239,7 +239,7 @@ func (s *users) Remove(_ context.Context, name string) error {
 
 type system Host
 
-func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
+func (s *system) Inspect(ctx context.Context, q host.Query) (host.Facts, error) {
 	h := (*Host)(s)
 	f := h.Facts
 	f.Versions = maps.Clone(f.Versions)
@@ -286,7 +286,7 @@ func (s *system) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 	if q.Firewall == nil {
 		f.Firewall = nil
 	}
-	return f, nil
+	return f, ctx.Err()
 }
 
 func (s *system) SetSysctl(name, value string) error {

@@ -158,7 +158,7 @@ func (h *Host) port() int {
 
 type units Host
 
-func (s *units) Unit(_ context.Context, name string) (host.Unit, error) {
+func (s *units) Unit(ctx context.Context, name string) (host.Unit, error) {
 	h := (*Host)(s)
 	u := h.unit(name)
 	unit := host.Unit{Loaded: h.isLoaded(name), Active: u.active, Ready: u.active, Enabled: u.enabled, Stale: h.stale(name), State: "inactive (dead)"}
@@ -168,11 +168,14 @@ func (s *units) Unit(_ context.Context, name string) (host.Unit, error) {
 	if u.active {
 		unit.State, unit.PID = "active (running)", u.pid
 	}
-	return unit, nil
+	return unit, ctx.Err()
 }
 
-func (s *units) Do(_ context.Context, name string, action host.Action) error {
+func (s *units) Do(ctx context.Context, name string, action host.Action) error {
 	h := (*Host)(s)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return h.change(string(action)+" "+name, func() error {
 		u := h.unit(name)
 		if !h.isLoaded(name) && action != host.Stop && action != host.Disable {
@@ -203,8 +206,11 @@ func (s *units) Do(_ context.Context, name string, action host.Action) error {
 	})
 }
 
-func (s *units) DaemonReload(context.Context) error {
+func (s *units) DaemonReload(ctx context.Context) error {
 	h := (*Host)(s)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return h.change("daemon-reload", func() error {
 		h.load()
 		return nil
