@@ -112,29 +112,13 @@ func (p *Pool) join(ctx context.Context, name string) (*resolved, error) {
 	}
 
 	r := &resolved{
-		name: name, address: own.Address, port: own.Port, user: own.User, hostKeys: own.HostKeys,
+		name: name, address: strings.Trim(cmp.Or(own.Address, conf.first("hostname"), alias), "[]"),
+		user: cmp.Or(own.User, conf.first("user"), localUser()), hostKeys: own.HostKeys,
 		privateKey: own.PrivateKey, privateKeyFile: own.PrivateKeyFile, jump: own.Jump,
 		hostKeyAlias: conf.first("hostkeyalias"), identitiesOnly: conf.first("identitiesonly") == "yes",
 	}
-	if r.address == "" {
-		r.address = conf.first("hostname")
-	}
-	if r.address == "" {
-		r.address = alias
-	}
-	r.address = strings.Trim(r.address, "[]")
-	if r.user == "" {
-		r.user = conf.first("user")
-	}
-	if r.user == "" {
-		r.user = localUser()
-	}
-	if r.port == 0 {
-		r.port, _ = strconv.Atoi(conf.first("port"))
-	}
-	if r.port == 0 {
-		r.port = 22
-	}
+	inConfig, _ := strconv.Atoi(conf.first("port"))
+	r.port = cmp.Or(own.Port, inConfig, 22)
 	if r.jump == nil {
 		if via := conf.first("proxyjump"); via != "" {
 			r.jump = strings.Split(via, ",")
@@ -190,17 +174,9 @@ func (p *Pool) join(ctx context.Context, name string) (*resolved, error) {
 
 // over returns o with its zero fields taken from defaults. Address, host key and jump are a host's own.
 func (o Options) over(defaults Options) Options {
-	if o.User == "" {
-		o.User = defaults.User
-	}
-	if o.Port == 0 {
-		o.Port = defaults.Port
-	}
+	o.User, o.Port, o.Agent = cmp.Or(o.User, defaults.User), cmp.Or(o.Port, defaults.Port), cmp.Or(o.Agent, defaults.Agent)
 	if o.PrivateKey == "" && o.PrivateKeyFile == "" {
 		o.PrivateKey, o.PrivateKeyFile = defaults.PrivateKey, defaults.PrivateKeyFile
-	}
-	if o.Agent == nil {
-		o.Agent = defaults.Agent
 	}
 	return o
 }
