@@ -206,15 +206,15 @@ func (m *model) check() {
 	held := map[string]bool{}
 	n := 0
 	last := time.Time{}
-	m.q.Each(func(e Entry) bool {
+	for at := m.q.list.next; at != &m.q.list; at = at.next {
+		e := m.q.entry(at)
 		n++
 		if e.First.Before(last) {
 			m.t.Fatalf("%q is out of order", e.Path)
 		}
 		last = e.First
 		held[e.Path] = e.Tree
-		return true
-	})
+	}
 	if n != m.q.Len() {
 		m.t.Fatalf("Len is %d, holds %d", m.q.Len(), n)
 	}

@@ -351,15 +351,6 @@ func (q *Queue) Covers(path string) bool {
 	}
 }
 
-// Each calls f with every dirty path, oldest first, until f returns false.
-func (q *Queue) Each(f func(Entry) bool) {
-	for n := q.list.next; n != &q.list; n = n.next {
-		if !f(q.entry(n)) {
-			return
-		}
-	}
-}
-
 func (b *Batch) sort() {
 	order := make([]int, len(b.nodes))
 	for i := range order {

@@ -363,9 +363,6 @@ func (d *door) count(now time.Time, total int) {
 	}
 }
 
-// idle reports whether nothing is pending or being looked at; what is held does not count.
-func (d *door) idle() bool { return len(d.pending) == 0 && d.checking == nil && d.dropped == 0 }
-
 // oldest returns since when the longest waiting deletion has been due, those that are held left aside.
 func (d *door) oldest() (first time.Time, ok bool) {
 	note := func(del deletion) {

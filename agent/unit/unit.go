@@ -48,17 +48,6 @@ func (f File) Render() []byte {
 	return data
 }
 
-// Get returns every value of an option.
-func (f File) Get(section, name string) []string {
-	var values []string
-	for _, o := range f {
-		if o.Section == section && o.Name == name {
-			values = append(values, o.Value)
-		}
-	}
-	return values
-}
-
 // section makes options of one section from name, value, name, value …
 func section(name string, pairs ...string) File {
 	f := make(File, 0, len(pairs)/2)

@@ -37,17 +37,28 @@ func TestParseOfRenderIsTheSame(t *testing.T) {
 	}
 }
 
+// service has every value of an option in the section of that name.
+func service(f unit.File, name string) []string {
+	var values []string
+	for _, o := range f {
+		if o.Section == "Service" && o.Name == name {
+			values = append(values, o.Value)
+		}
+	}
+	return values
+}
+
 func TestPrivilegesOfTheAgent(t *testing.T) {
 	t.Parallel()
 	base, more := unit.Agent("/usr/bin/lockstep"), unit.AgentDropIn{Fanotify: true}.File()
-	if got := base.Get("Service", "AmbientCapabilities"); !slices.Equal(got, []string{"CAP_DAC_READ_SEARCH CAP_LEASE"}) {
+	if got := service(base, "AmbientCapabilities"); !slices.Equal(got, []string{"CAP_DAC_READ_SEARCH CAP_LEASE"}) {
 		t.Errorf("agent: %q", got)
 	}
-	if got := more.Get("Service", "AmbientCapabilities"); !slices.Equal(got, []string{"CAP_SYS_ADMIN"}) {
+	if got := service(more, "AmbientCapabilities"); !slices.Equal(got, []string{"CAP_SYS_ADMIN"}) {
 		t.Errorf("drop-in for fanotify: %q", got)
 	}
 	for _, f := range []unit.File{base, more} {
-		if ambient, bound := f.Get("Service", "AmbientCapabilities"), f.Get("Service", "CapabilityBoundingSet"); !slices.Equal(ambient, bound) {
+		if ambient, bound := service(f, "AmbientCapabilities"), service(f, "CapabilityBoundingSet"); !slices.Equal(ambient, bound) {
 			t.Errorf("ambient %q, bounding set %q", ambient, bound)
 		}
 	}
@@ -81,7 +92,7 @@ func TestNamesFitTheTemplate(t *testing.T) {
 	if name := unit.AgentName("data"); name != strings.Replace(unit.AgentTemplate, "@", "@data", 1) {
 		t.Errorf("the agent of pair data is %s, its template %s", name, unit.AgentTemplate)
 	}
-	if user := unit.Agent("/usr/bin/lockstep").Get("Service", "User"); !slices.Equal(user, []string{unit.User}) {
+	if user := service(unit.Agent("/usr/bin/lockstep"), "User"); !slices.Equal(user, []string{unit.User}) {
 		t.Errorf("the agent runs as %q", user)
 	}
 }
