@@ -67,9 +67,6 @@ var (
 // that is cut off never does, and the status has to say so soon.
 const connectTimeout = 10 * time.Second
 
-// progressOption has rsync tell how far it is, once a second and after each file.
-const progressOption = "--info=progress2"
-
 // unbuffered lets rsync write each line at once.
 const unbuffered = "--outbuf=N"
 
@@ -93,7 +90,7 @@ func (r *Runner) args(c run) []string {
 	)
 	if c.progress {
 		// Progress lines end in a carriage return, at which neither C's line buffering nor rsync flushes.
-		args = append(args, progressOption)
+		args = append(args, "--info=progress2")
 		if !c.small {
 			args = append(args, unbuffered)
 		}

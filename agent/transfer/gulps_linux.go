@@ -12,15 +12,18 @@ import (
 )
 
 const (
-	// gulpEvery is how often progress is read.
+	// gulpEvery is how often output is read while rsync runs.
 	gulpEvery = 20 * time.Millisecond
 
 	// gulpSize is how much gathers meanwhile: 15,000 lines of progress. It is what anybody may ask for, see pipe(7).
 	gulpSize = 1 << 20
 )
 
-// gulps is a pipe that is read at intervals. Rsync writes its progress file by file, and at 10,000 files a second being
-// woken for each line takes more processor time than all the rest that we do.
+// gulps is a pipe for a child's standard output that is read at intervals. Rsync writes its progress file by file, and at 10,000
+// files a second being woken for each line takes more processor time than all the rest that we do.
+//
+// The pipe that exec.Cmd makes for an io.Writer is closed killDelay after the end of the child, and what is in it then is lost: while
+// whoever is told of a comparison is busy, nobody reads.
 type gulps struct {
 	r    int
 	w    *os.File // for the child

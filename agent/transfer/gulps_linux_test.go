@@ -35,6 +35,27 @@ func TestProgressIsReadToItsEnd(t *testing.T) {
 	}
 }
 
+// Whoever is told of a comparison may be busy for longer than rsync is waited for at its end.
+func TestAllOfAComparisonIsTold(t *testing.T) {
+	t.Parallel()
+	items := strings.Repeat("@ <f+++++++++ a\n", 10_000)
+	f := newFake(t, fakeRsync{Stdout: items})
+	told := 0
+	res := f.r.List(t.Context(), f.root(), ListOptions{Delete: true}, func(it Item) error {
+		for deadline := time.Now().Add(20 * time.Second); told == 9000 && len(f.r.Children()) > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Error("the end of rsync waits for whoever is told")
+				return ErrStop
+			}
+		}
+		told++
+		return nil
+	})
+	if res.Class != Done || told != 10_000 {
+		t.Errorf("%d told, %+v", told, res)
+	}
+}
+
 // slowWriter takes so long that there is more to read, if anybody still writes.
 type slowWriter struct {
 	bytes.Buffer

@@ -253,15 +253,11 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 		}
 	}}
 	errs := &lines{each: rep.errLine}
-	cmd.Stdout, cmd.Stderr = out, errs
-	var progress *gulps
-	if slices.Contains(args, progressOption) {
-		var err error
-		if progress, err = newGulps(); err != nil {
-			return r.notRun(ctx, Result{}, err)
-		}
-		cmd.Stdout = progress.w
+	pipe, err := newGulps()
+	if err != nil {
+		return r.notRun(ctx, Result{}, err)
 	}
+	cmd.Stdout, cmd.Stderr = pipe.w, errs
 	// A session of its own is a group of its own, and has no terminal to ask on. When we are killed, rsync ends too, and
 	// does not go on beside the next agent.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
@@ -270,20 +266,14 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	r.log.Debug("rsync", "argv", cmd.Args, "paths", len(paths))
 
 	if err := cmd.Start(); err != nil {
-		if progress != nil {
-			progress.close()
-		}
+		pipe.close()
 		return r.notRun(ctx, Result{}, err)
 	}
-	if progress != nil {
-		progress.run(out)
-	}
+	pipe.run(out)
 	ended := r.children.add(cmd.Process.Pid)
-	err := cmd.Wait()
+	err = cmd.Wait()
 	ended()
-	if progress != nil {
-		progress.finish()
-	}
+	pipe.finish()
 	out.flush()
 	errs.flush()
 	status := cmd.ProcessState.ExitCode()
