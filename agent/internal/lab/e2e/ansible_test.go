@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -677,5 +678,68 @@ func TestAnsibleInstallsThePackageOnBothHosts(t *testing.T) {
 		}
 	}
 	shell(t, c.source, `echo two >>/data/sub/file`)
+	c.arrived(t)
+}
+
+// The role adds the repository that it is told of, with its key, and installs from it on both hosts.
+func TestAnsibleInstallsFromARepositoryOnBothHosts(t *testing.T) {
+	need(t)
+	deb, _ := packages(t, "0.0.1")
+	c := newControlNode(t)
+	fields, err := exec.CommandContext(t.Context(), "dpkg-deb", "--field", deb).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := fmt.Sprintf("%s\nFilename: ./lockstep.deb\nSize: %d\nSHA256: %x\n", strings.TrimSpace(string(fields)), len(data), sha256.Sum256(data))
+	for _, h := range c.Hosts() {
+		// The sources of the distribution are out of reach.
+		shell(t, h, `mkdir -p /srv/repository; rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*`)
+		for path, text := range map[string][]byte{"/srv/repository/lockstep.deb": data, "/srv/repository/Packages": []byte(index)} {
+			if err := h.WriteFile(t.Context(), path, text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	key := filepath.Join(c.home, "key.asc")
+	if err := os.WriteFile(key, []byte("the key\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	play := fmt.Sprintf(`
+- hosts: nfs01
+  become: true
+  gather_facts: false
+  roles:
+    - role: lockstep.replication.pair
+      lockstep_apt_key: %s
+      lockstep_apt_source: |
+        Types: deb
+        URIs: file:/srv/repository
+        Suites: ./
+        Trusted: yes
+      lockstep_pairs:
+        - name: data
+          source: { host: nfs01, path: /data }
+          backup: { host: backup, path: /backup/nfs01 }
+          exclude: ["*.tmp"]
+`, key)
+	shell(t, c.source, `mkdir -p /data/sub && echo one >/data/sub/file`)
+	c.play(t, "repository.yml", play, "--check").is(t, "nfs01", changed)
+	for _, h := range c.Hosts() {
+		if got := shell(t, h, `ls /etc/apt/keyrings/lockstep.asc /etc/apt/sources.list.d/lockstep.sources /usr/bin/lockstep 2>/dev/null || true`); got != "" {
+			t.Errorf("%s: check mode made %s", h.Name, got)
+		}
+	}
+	c.play(t, "repository.yml", play).is(t, "nfs01", changed)
+	c.play(t, "repository.yml", play).is(t, "nfs01", ok)
+	c.play(t, "repository.yml", play, "--check", "--diff").is(t, "nfs01", ok).quiet(t)
+	for _, h := range c.Hosts() {
+		if got := shell(t, h, `dpkg-query -W -f '${Status}\n' lockstep; cat /etc/apt/keyrings/lockstep.asc`); got != "install ok installed\nthe key\n" {
+			t.Errorf("%s has %q", h.Name, got)
+		}
+	}
 	c.arrived(t)
 }
