@@ -272,8 +272,12 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		d.recount = true
 		return nil
 	default:
-		d.hold(now, v.gone, dropped, fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
-			d.shrunk()+n, d.total+d.shrunk(), d.maxFiles, d.maxPercent))
+		reason := fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
+			d.shrunk()+n, d.total+d.shrunk(), d.maxFiles, d.maxPercent)
+		if gone := d.shrunk(); gone > 0 {
+			reason += fmt.Sprintf("; %d of them went just before", gone)
+		}
+		d.hold(now, v.gone, dropped, reason)
 		return nil
 	}
 }

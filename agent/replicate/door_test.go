@@ -107,6 +107,9 @@ func TestDeletionCannotTrickleThrough(t *testing.T) {
 	if passed != 20 || d.held == nil || d.held.count != 70 {
 		t.Errorf("%d of 90 passed, held %+v", passed, d.held)
 	}
+	if want := "; 20 of them went just before"; d.held != nil && !strings.HasSuffix(d.held.reason, want) {
+		t.Errorf("%q does not end in %q", d.held.reason, want)
+	}
 }
 
 // A tree in which files come and go all day long is not being wiped.
