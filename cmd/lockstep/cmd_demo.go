@@ -271,7 +271,10 @@ func (d *demo) show(ctx context.Context) error {
 	if err := d.wait(ctx); err != nil {
 		return err
 	}
-	d.say("  file-00 on the backup: %v, file-01: %v, renamed: %v", d.onBackup("file-00"), d.onBackup("file-01"), d.onBackup("renamed"))
+	if d.onBackup("file-00") || d.onBackup("file-01") || !d.onBackup("renamed") {
+		return errors.New("the backup is not as the source after `lockstep wait`")
+	}
+	d.say("  file-00 and file-01 are gone from the backup, and renamed is there")
 
 	d.say("\nrm -rf of the directory: more than the definition allows (delete.max_files: 100, delete.max_percent: 25):")
 	if err := os.RemoveAll(d.path("source", "directory")); err != nil {
@@ -282,14 +285,16 @@ func (d *demo) show(ctx context.Context) error {
 	}
 	d.say("  state   %s: %s", s.State, s.Reason)
 	d.say("  hint    %s", s.Hint)
-	d.say("  still on the backup: %v; new files go on:", d.onBackup("directory"))
+	if !d.onBackup("directory/000") {
+		return errors.New("the directory was deleted on the backup while its deletion was held")
+	}
 	if err := os.WriteFile(d.path("source", "meanwhile"), nil, 0o644); err != nil {
 		return err
 	}
 	if err := d.until(ctx, "the new file is on the backup", func() bool { return d.onBackup("meanwhile") }); err != nil {
 		return err
 	}
-	d.say("  a file written now is on the backup: %v", d.onBackup("meanwhile"))
+	d.say("  the directory is still on the backup, and a file that is written now arrives there")
 	d.say("\nlockstep approve:")
 	var a replicate.Approval
 	if err := d.agent.get(ctx, http.MethodPost, "/approve", &a); err != nil {
@@ -298,7 +303,10 @@ func (d *demo) show(ctx context.Context) error {
 	if s, err = d.untilState(ctx, replicate.InStep); err != nil {
 		return err
 	}
-	d.say("  %d deletions approved; state %s; the directory is on the backup: %v", a.Deletions, s.State, d.onBackup("directory"))
+	if d.onBackup("directory") {
+		return errors.New("the directory is on the backup, although its deletion was approved")
+	}
+	d.say("  state   %s; the directory is gone from the backup, with all %d entries", s.State, a.Deletions)
 	return nil
 }
 
