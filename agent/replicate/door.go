@@ -78,6 +78,8 @@ type door struct {
 	lastDone time.Time // when the last was let through
 
 	held *heldDeletions
+	// unseen is set when there may have been more behind what was held: a comparison is to find it.
+	unseen bool
 }
 
 // heldDeletions waits for approval.
@@ -87,6 +89,7 @@ type heldDeletions struct {
 	items  map[string]finding
 	count  int    // entries that would go on the backup
 	over   int    // of count: those that are not in items, because they are too many
+	more   bool   // a comparison found more than it kept, some of which may be neither in items nor in count
 	empty  bool   // because the source directory was empty
 	mount  string // because this directory below it had lost what is mounted there; "" if not
 }
@@ -141,9 +144,17 @@ func (d *door) lapse(path string) bool {
 	}
 	d.held.drop(f)
 	if len(d.held.items) == 0 {
-		d.held = nil
+		d.release()
 	}
 	return true
+}
+
+// release ends the holding.
+func (d *door) release() *heldDeletions {
+	h := d.held
+	d.held = nil
+	d.unseen = d.unseen || h.over > 0 || h.more
+	return h
 }
 
 // absorb takes out what overlaps with held deletions: it waits with them. Else they could pass one by one, when
@@ -318,8 +329,7 @@ func (d *door) hold(now time.Time, gone []finding, dropped int, reason string) {
 
 // again makes what is held pending: the reason for it may not hold any more.
 func (d *door) again(now time.Time) {
-	h := d.held
-	d.held = nil
+	h := d.release()
 	for _, f := range h.items {
 		d.add(now, f.deletion)
 	}
@@ -336,7 +346,7 @@ func (d *door) approve() []finding {
 		out = append(out, f)
 	}
 	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.path, b.path) })
-	d.held = nil
+	d.release()
 	d.done, d.made = 0, 0
 	return out
 }

@@ -193,7 +193,11 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 	for _, p := range c.extra {
 		l.door.add(now, deletion{path: p, first: first})
 	}
-	if c.more && l.door.held == nil { // else they are found when those that are held have passed
+	switch {
+	case !c.more:
+	case l.door.held != nil:
+		l.door.held.more = true // they are found when those that are held have passed
+	default:
 		l.door.dropped = max(l.door.dropped, c.entries-len(c.extra))
 		l.full.valid = false
 		l.requestFull("more deletions than are kept one by one")
@@ -316,7 +320,7 @@ func (l *loop) fullFailed(now time.Time, why string) {
 	if l.outage != nil {
 		f.failures, f.retry = 0, time.Time{} // the outage has a back-off of its own
 	}
-	l.log.Debug("full batch not done", "err", why, "next", f.retry.Sub(now))
+	l.log.Debug("full batch not done", "err", why, "next", max(0, f.retry.Sub(now)))
 	if f.failures > 1 && l.outage == nil {
 		f.problem = "source and backup could not be compared: " + why
 	}
@@ -324,6 +328,14 @@ func (l *loop) fullFailed(now time.Time, why string) {
 
 // fullRefused is fullFailed for a source directory that cannot be opened.
 func (l *loop) fullRefused(now time.Time, err error) { l.fullFailed(now, err.Error()) }
+
+// lookBehindHeld asks for a comparison when deletions are not held any more behind which there may be others.
+func (l *loop) lookBehindHeld() {
+	if l.door.unseen {
+		l.door.unseen, l.full.valid = false, false
+		l.requestFull("more deletions were held than are kept one by one")
+	}
+}
 
 // completeFull ends a full batch when what it found has been dealt with.
 func (l *loop) completeFull(now time.Time) {

@@ -250,6 +250,7 @@ func (l *loop) run(ctx context.Context) error {
 		if reports == nil && (l.watch.again || l.watch.failed != nil && !now.Before(l.watch.retry)) {
 			reports = l.startWatcher(watchCtx, now)
 		}
+		l.lookBehindHeld()
 		l.completeFull(now)
 		l.checkBarriers() // before the schedule: it may ask for a full batch
 		l.schedule(now)

@@ -111,21 +111,30 @@ func (r *rig) holdFive() {
 	r.after(time.Second)
 }
 
-func TestNotInStepAfterAnApprovalOfMoreThanIsKept(t *testing.T) {
-	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
-		r.holdFive()
-		r.wantState(Held)
-		if err := r.l.call(t.Context(), func(time.Time) {
-			delete(r.l.door.held.items, "0") // as if there was no room for it
-			r.l.door.held.over++
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := r.l.approve(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		r.settles(time.Minute)
-	})
+func TestNotInStepAfterMoreWasHeldThanIsKept(t *testing.T) {
+	for name, release := range map[string]func(r *rig){
+		"approved": func(r *rig) {
+			if _, err := r.l.approve(r.t.Context()); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+		"all that was kept is back": func(r *rig) { r.writeAll(node{data: "1"}, "1", "2", "3", "4") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
+				r.holdFive()
+				r.wantState(Held)
+				if err := r.l.call(t.Context(), func(time.Time) {
+					delete(r.l.door.held.items, "0") // as if there was no room for it
+					r.l.door.held.over++
+				}); err != nil {
+					t.Fatal(err)
+				}
+				release(r)
+				r.settles(time.Minute)
+			})
+		})
+	}
 }
 
 func TestTooManyHeldDeletionsAreLookedForOnce(t *testing.T) {
@@ -141,6 +150,13 @@ func TestTooManyHeldDeletionsAreLookedForOnce(t *testing.T) {
 		r.after(time.Minute)
 		if s := r.wantState(Held); s.Held.Count != count || r.e.count("list") != lists {
 			t.Errorf("%d are held and were %d, %d comparisons", s.Held.Count, count, r.e.count("list")-lists)
+		}
+		if _, err := r.l.approve(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Minute)
+		if r.e.count("list") == lists {
+			t.Error("what there was beyond those that were kept is not looked for after the approval")
 		}
 	})
 }
