@@ -194,6 +194,30 @@ func TestIncompleteComparisonDeletesNothing(t *testing.T) {
 	})
 }
 
+// The same of a tree that is compared because events of it were lost: it is compared again until it can be read.
+func TestIncompleteComparisonOfATreeDeletesNothingAndIsMadeAgain(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("d/a", "d/x/f")
+		r.e.set(func() {
+			r.e.src.remove("d/a") // and no event tells
+			r.e.locked["d/x"] = true
+		})
+		r.events(watch.Event{Path: "d", Op: watch.Rescan, Dir: true, Tree: true})
+		r.after(time.Minute)
+		if s := r.status(); s.State == InStep || !r.onBackup("d/a") || !r.onBackup("d/x/f") {
+			t.Errorf("%s while d/x cannot be read; backup: %v", s.State, r.e.dst)
+		}
+		r.e.set(func() { r.e.locked = map[string]bool{} })
+		r.settles(10 * time.Minute)
+		if r.onBackup("d/a") || !r.onBackup("d/x/f") {
+			t.Errorf("backup: %v", r.e.dst)
+		}
+		if n := r.l.full.started; n != 1 {
+			t.Errorf("%d full batches, want the first alone", n)
+		}
+	})
+}
+
 // What was held and is back on disk, though no event told of it, lapses with the next full batch.
 func TestFullBatchLetsHeldDeletionsLapse(t *testing.T) {
 	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 2, 1 }, func(t *testing.T, r *rig) {
