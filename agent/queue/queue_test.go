@@ -160,6 +160,28 @@ func TestBigFileInFlightDoesNotHoldBackItsDirectory(t *testing.T) {
 	wantNext(t, q, 200, "d/?")
 }
 
+func TestWholeTreeDoesNotWaitForWhatIsInFlight(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), touch("d/big", "e"))
+	b := wantNext(t, q, 20, "d/big e")
+	big := q.Split(&b, func(e Entry) bool { return e.Path == "d/big" })
+	q.Alone(big)
+	q.Add(at(30), []watch.Event{{Op: watch.Rescan, Dir: true, Tree: true}})
+	q.Add(at(35), touch("f"))
+	if q.Whole(at(49)) {
+		t.Error("before it is due")
+	}
+	wantNext(t, q, 49, "")
+	wantWake(t, q, 50)
+	if !q.Whole(at(50)) || q.Whole(at(50)) || q.Len() != 0 {
+		t.Errorf("not told once; %d paths are left", q.Len())
+	}
+	q.Add(at(60), touch("d/small", "e"))
+	wantNext(t, q, 80, "d/small") // e is in flight
+	q.Done(at(90), b, nil)
+	wantNext(t, q, 90, "e")
+}
+
 func TestDirectoryInFlightDoesNotHoldBackWhatIsBelow(t *testing.T) {
 	q := newQueue()
 	q.Add(at(0), touch("", "d"))
