@@ -187,7 +187,6 @@ func TestRootUnmountedAndMountedAtOnce(t *testing.T) {
 		mount()
 		t.Cleanup(func() { _ = unix.Unmount(f.path(""), unix.MNT_DETACH) })
 		f.do(os.Mkdir(f.path("d"), 0o755))
-		// Nobody looks between the two.
 		f.watch(backend, func(_ *Options, tune *tuning) { tune.unique, tune.rootEvery = false, time.Hour })
 		f.sync()
 		for i := range 3 {
@@ -196,7 +195,8 @@ func TestRootUnmountedAndMountedAtOnce(t *testing.T) {
 			mount()
 			events := f.sync()
 			f.mu.Lock()
-			if len(f.faults) != i+1 || f.restored != i+1 || !covered(events, "d") {
+			// More when a cookie was told of once more between the two.
+			if len(f.faults) <= i || f.restored != len(f.faults) || !covered(events, "d") {
 				t.Errorf("faults %v, restored %d, events:%s", f.faults, f.restored, describe(events))
 			}
 			f.mu.Unlock()
