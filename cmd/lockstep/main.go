@@ -161,7 +161,12 @@ func newFlags(std stdio, more string, calls ...string) *flag.FlagSet {
 			}
 		}
 		fmt.Fprintf(std.err, "%s\n", more)
+		// Package flag takes -name and --name, and prints the first.
+		var list strings.Builder
+		f.SetOutput(&list)
 		f.PrintDefaults()
+		f.SetOutput(std.err)
+		fmt.Fprint(std.err, strings.ReplaceAll("\n"+list.String(), "\n  -", "\n  --")[1:])
 	}
 	return f
 }

@@ -26,7 +26,7 @@ func manPage(t *testing.T, name string) string {
 	return strings.NewReplacer("Fl Fl ", "--", "\\e", "\\").Replace(string(data))
 }
 
-var helpFlag = regexp.MustCompile(`(?m)^  -([a-z-]+)`)
+var helpFlag = regexp.MustCompile(`(?m)^  --([a-z-]+)`)
 
 // The manual names every command, and of every command every flag that it takes.
 func TestManualNamesEveryCommandAndFlag(t *testing.T) {
