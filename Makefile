@@ -157,7 +157,8 @@ lint-packages: ## lintian and rpmlint on dist/, mandoc on the manuals
 	lintian --allow-root -E -I --pedantic --tag-display-limit 0 --suppress-tags spelling-error-in-binary,unknown-field \
 		--fail-on error,warning,info,pedantic dist/*.deb
 	rpmlint -c packaging/rpmlint.toml dist/*.rpm
-	@! mandoc -T lint packaging/man/* 2>/dev/null | grep -v 'referenced manual not found'
+	@found=$$(mandoc -T lint packaging/man/* 2>/dev/null | grep -v 'referenced manual not found' || true); \
+		[ -z "$$found" ] || { echo "$$found"; exit 1; }
 
 bench: build ## lockstep beside lsyncd and plain rsync, as ratios; writes BENCHMARKS.md
 	@.ci/deps bench
