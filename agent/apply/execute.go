@@ -205,6 +205,9 @@ func (s *session) listening(ctx context.Context, name string) error {
 	first := 0
 	for {
 		u, err := s.m.Units.Unit(ctx, name)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			return err
 		}
