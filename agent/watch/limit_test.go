@@ -111,6 +111,23 @@ func TestKernelsInstanceLimit(t *testing.T) {
 	}
 }
 
+// TestLastInstanceIsForTheWatch has none left for the witness.
+func TestLastInstanceIsForTheWatch(t *testing.T) {
+	if inChild(t, userNamespace()) {
+		return
+	}
+	setUserLimit(t, "max_inotify_instances", 1)
+	f := newFixture(t)
+	f.do(os.Mkdir(f.path("d"), 0o755))
+	f.watch("inotify")
+	f.probe()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.faults) > 0 {
+		t.Errorf("faults %v", f.faults)
+	}
+}
+
 // TestDirectoriesThatCannotBeOpened has no descriptor for the directory of an event: it may have been any.
 func TestDirectoriesThatCannotBeOpened(t *testing.T) {
 	needFanotify(t)

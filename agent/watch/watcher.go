@@ -207,6 +207,10 @@ func (w *watcher) session(ctx context.Context) error {
 	w.mounts = openMounts(w.root.path)
 	defer w.mounts.close()
 	b, err := w.open()
+	if errors.Is(err, unix.EMFILE) {
+		w.mounts.witness.close() // the watch itself has more need of its instance
+		b, err = w.open()
+	}
 	if err != nil {
 		if w.checkRoot() != nil {
 			return ErrRootLost

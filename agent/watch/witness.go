@@ -36,6 +36,7 @@ func (w *witness) close() {
 		_ = unix.Close(w.fd)
 		w.fd = -1
 	}
+	clear(w.wds)
 }
 
 // watch begins with what is mounted at path now.
