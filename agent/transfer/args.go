@@ -36,6 +36,7 @@ type run struct {
 	plain    bool     // obey no rules at all
 	progress bool
 	small    bool // progress may come in blocks
+	whole    bool // the source directory itself and all that is in it, instead of a list of paths
 }
 
 var (
@@ -78,8 +79,10 @@ func (r *Runner) args(c run) []string {
 		// Rsync refuses both at once: what arrived is kept in the file itself.
 		args = slices.DeleteFunc(args, func(a string) bool { return a == "--partial-dir="+partialDir })
 	}
+	if !c.whole {
+		args = append(args, "--relative", "--from0", "--files-from=-")
+	}
 	args = append(args,
-		"--relative", "--from0", "--files-from=-",
 		// Without it, rsync compares times in whole seconds, and takes a rewrite of equal size in the same
 		// second for the same file, for ever.
 		"--modify-window=-1",

@@ -36,8 +36,13 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 	if opts.Delete {
 		mode = append(slices.Clone(mode), "--delete")
 	}
+	// Of what comes with a list, rsync 3.5 looks up every path from the top, component by component, which doubles its work.
+	c, list := run{mode: mode, full: true, whole: paths[0] == ""}, []byte(nil)
+	if !c.whole {
+		list = fileList(paths)
+	}
 	f := leftovers{root: root, mayOwn: r.writers.watch()}
-	res := r.exec(ctx, runList, root, paths, fileList(paths), r.args(run{mode: mode, full: true}), func(line string) error {
+	res := r.exec(ctx, runList, root, paths, list, r.args(c), func(line string) error {
 		it, ok := parseItem(line)
 		if !ok || it.Extraneous && f.inUse(it) {
 			return nil
