@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -155,7 +156,7 @@ func treesOf(b queue.Batch) []string {
 
 func nameBatch(b queue.Batch) string {
 	if len(b.Entries) == 1 {
-		return b.Entries[0].Path
+		return cmp.Or(b.Entries[0].Path, ".")
 	}
 	return fmt.Sprintf("%d paths", len(b.Entries))
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
@@ -187,4 +188,18 @@ func TestOverflowDoesNotWaitForABigFile(t *testing.T) {
 		r.wantState(Behind)
 		r.settles(2 * time.Hour)
 	})
+}
+
+// The source directory has no name below itself.
+func TestBatchOfTheSourceDirectoryHasAName(t *testing.T) {
+	t.Parallel()
+	for want, paths := range map[string][]string{".": {""}, "a": {"a"}, "2 paths": {"", "a"}} {
+		var b queue.Batch
+		for _, p := range paths {
+			b.Entries = append(b.Entries, queue.Entry{Path: p})
+		}
+		if got := nameBatch(b); got != want {
+			t.Errorf("%q is called %q, want %q", paths, got, want)
+		}
+	}
 }

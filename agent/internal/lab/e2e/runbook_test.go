@@ -363,8 +363,14 @@ var mishaps = []mishap{
 		e.mustFollow(t, "lockstep pause data")
 		shell(t, w.source, `mkdir /mnt/new && mount -t tmpfs disk /mnt/new && rsync -aHAX /data/ /mnt/new/ && mount --bind /mnt/new /data`)
 		e.mustFollow(t, "lockstep resume data")
-		s := w.awaitState(t, 20*time.Second, "held")
-		contains(t, s.Reason, "is not the provisioned directory")
+		// First the watch only knows that it has lost its directory.
+		eventually(t, 20*time.Second, func() error {
+			s, err := w.status(t.Context())
+			if err == nil && !(s.State == "held" && strings.Contains(s.Reason, "is not the provisioned directory")) {
+				err = fmt.Errorf("%s: %s", s.State, s.Reason)
+			}
+			return err
+		})
 		e.mustFollow(t, "lockstep approve data")
 		w.inStep(t, 30*time.Second)
 		run(t, w.source, "umount", sourceDir)
