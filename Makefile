@@ -107,6 +107,10 @@ check: check-format check-generated ## format, vet, staticcheck, generated files
 	@if command -v staticcheck >/dev/null; then set -x; staticcheck -tags integration ./...; \
 		else set -x; go run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) -tags integration ./...; fi
 
+.PHONY: check-ansible
+check-ansible: ## the Ansible collection: ansible-lint, sanity, units, integration targets, the built collection
+	ansible/check.sh
+
 check-generated:
 	@before=$$(git diff; git status --porcelain); go generate ./...; \
 		[ "$$before" = "$$(git diff; git status --porcelain)" ] || \
