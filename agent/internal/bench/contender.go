@@ -112,7 +112,8 @@ func lockstep(binary, name string, definition ...string) contender {
 type status struct {
 	State string `json:"state"`
 	Watch struct {
-		Backend string `json:"backend"`
+		Backend   string `json:"backend"`
+		Overflows int    `json:"overflows"`
 	} `json:"watch"`
 }
 

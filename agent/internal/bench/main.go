@@ -28,7 +28,7 @@ func main() {
 	binary := flag.String("binary", "build/lockstep", "lockstep binary")
 	dir := flag.String("dir", "/dev/shm", "where the trees are made; tmpfs by default, since ext4 on virtual disks is erratic")
 	rounds := flag.Int("rounds", 3, "rounds of each workload")
-	only := flag.String("workloads", "W1,W2,W3,W4,W5,W6,W7,W8", "workloads to run")
+	only := flag.String("workloads", "W1,W2,W3,W4,W5,W6,W7,W8,W9", "workloads to run")
 	out := flag.String("out", "", "directory for BENCHMARKS.md and docs/*.svg; empty prints the table only")
 	small := flag.Bool("quick", false, "small sizes, to try the benchmark itself")
 	flag.Parse()
@@ -154,6 +154,12 @@ func (b *bench) round(ctx context.Context, r round, binary string, only []string
 						return err
 					}
 				}
+			case "W9":
+				for _, c := range backends(binary) {
+					if err := b.events(ctx, r, w+"/"+c.name, c, binary); err != nil {
+						return err
+					}
+				}
 			default:
 				return fmt.Errorf("unknown workload %q", w)
 			}
@@ -180,13 +186,20 @@ func (b *bench) w5(ctx context.Context, r round, binary string) (err error) {
 	if err := b.plainManyDirs(ctx, r, s); err != nil {
 		return err
 	}
-	for _, backend := range []string{"inotify", "fanotify"} {
-		c := lockstep(binary, "lockstep-"+backend, "watch: {backend: "+backend+"}")
+	for _, c := range backends(binary) {
 		if err := b.manyDirs(ctx, r, s, "W5/"+c.name, c, binary); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// backends is lockstep with each way to watch.
+func backends(binary string) (all []contender) {
+	for _, backend := range []string{"inotify", "fanotify"} {
+		all = append(all, lockstep(binary, "lockstep-"+backend, "watch: {backend: "+backend+"}"))
+	}
+	return all
 }
 
 // equal is nil when two trees do not differ in anything.

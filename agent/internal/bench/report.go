@@ -47,6 +47,8 @@ var goals = []goal{
 	{"W7 source CPU / CPU of P", "W7/lockstep/cpu", key("W7/P cpu"), 1.5, ""},
 	{"W7 rm -rf / one recursive delete", "W7/lockstep/rm", key("W7/delete"), 1.2, ""},
 	{"W8 latency p99 / U", "W8/lockstep/p99", key("U"), 3, ""},
+	{"W9 inotify: overflows of the kernel's queue", "W9/lockstep-inotify/overflows", nil, 0, ""},
+	{"W9 fanotify: overflows of the kernel's queue", "W9/lockstep-fanotify/overflows", nil, 0, ""},
 }
 
 func median(l []float64) float64 {
@@ -86,8 +88,8 @@ func render(rounds []round, b *bench, took time.Duration) string {
 	if b.load.busy() {
 		p("**The machine was busy with other work: these figures are worse than on a quiet one, those of lockstep more than those of lsyncd, which waits a second anyway.**\n\n")
 	}
-	p("U = one empty authenticated rsync connection (TCP_NODELAY at both ends). P = one plain `rsync -a` of the same data. lsyncd runs with delay 1.\nW1: 200 new files of 10 to 100 KB a second. W2: 1000 a second. W3: %d files of 4 KB at once. W4: random churn, 200 operations a second.\nW5: start on %d directories and %d files in step. W6: a file of %d MiB changed every second. W7: %d files of 12 KB at once, then `rm -rf`. W8: 100 atomic saves a second.\n\n",
-		b.sizes.burst, b.sizes.trees, b.sizes.files, b.sizes.big>>20, b.sizes.untar)
+	p("U = one empty authenticated rsync connection (TCP_NODELAY at both ends). P = one plain `rsync -a` of the same data. lsyncd runs with delay 1.\nW1: 200 new files of 10 to 100 KB a second. W2: 1000 a second. W3: %d files of 4 KB at once. W4: random churn, 200 operations a second.\nW5: start on %d directories and %d files in step. W6: a file of %d MiB changed every second. W7: %d files of 12 KB at once, then `rm -rf`. W8: 100 atomic saves a second.\nW9: new files that are deleted at once, %d events a second.\n\n",
+		b.sizes.burst, b.sizes.trees, b.sizes.files, b.sizes.big>>20, b.sizes.untar, eventRate)
 	p("## Goals\n\n| goal | bound | min | median | max | reached |\n|---|---|---|---|---|---|\n")
 	for _, g := range goals {
 		ratios := g.of(rounds)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // round holds what one round measured, by name: "U" and other references in seconds, "W1/lockstep/p99" and so on.
@@ -257,6 +259,44 @@ func (b *bench) churned(ctx context.Context, r round, key string, c contender, s
 	}
 	r[key+"/converge"] = b.equal(ctx, ses, key, time.Now()).Seconds()
 	b.log("%-22s equal after %.2f s", key, r[key+"/converge"])
+	return ses.spent(r, key)
+}
+
+// eventRate is how many events a second W9 makes.
+const eventRate = 100_000
+
+// events is W9: whether the kernel's queue overflows under many events.
+func (b *bench) events(ctx context.Context, r round, key string, c contender, binary string) (err error) {
+	var dirs []string
+	ses, err := b.begin(ctx, c, func(s *site) (err error) {
+		dirs, err = makeDirs(10, s.src, s.dst)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ses.end()) }()
+	rate := eventRate/3 + eventRate/100 // a little more, or a late writer makes less
+	n := rate * b.sizes.seconds
+	start := time.Now()
+	var writers errgroup.Group
+	for half := range 2 { // one writer alone does not make as many
+		writers.Go(func() error { return comeAndGo(ctx, ses.src, dirs[5*half:5*half+5], n/2, rate/2) })
+	}
+	if err := writers.Wait(); err != nil {
+		return err
+	}
+	end := time.Now()
+	r[key+"/events a second"] = 3 * float64(n) / end.Sub(start).Seconds()
+	st, err := lockstepStatus(ctx, binary, ses.site)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	if r[key+"/events a second"] >= eventRate {
+		r[key+"/overflows"] = float64(st.Watch.Overflows)
+	}
+	r[key+"/converge"] = b.equal(ctx, ses, key, end).Seconds()
+	b.log("%-22s %.0f events a second, %d overflows, equal after %.2f s", key, r[key+"/events a second"], st.Watch.Overflows, r[key+"/converge"])
 	return ses.spent(r, key)
 }
 

@@ -5,17 +5,20 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sizes scales the workloads: full is what the goals speak of, quick is for trying the benchmark itself.
 type sizes struct {
-	seconds      int // W1, W2, W8
+	seconds      int // W1, W2, W8, W9
 	burst        int // W3: files
 	churn        int // W4: operations
 	trees, files int // W5: directories, files
@@ -98,6 +101,18 @@ func saves(ctx context.Context, s *site, dirs []string, n, rate int, wrote func(
 		}
 		wrote(rel, uint64(i+1))
 		return nil
+	})
+}
+
+// comeAndGo is W9: new files that are gone at once, each of which the kernel tells of three times: made, closed, deleted.
+func comeAndGo(ctx context.Context, root string, dirs []string, n, rate int) error {
+	return paced(ctx, n, rate, func(i int) error {
+		name := filepath.Join(root, dirs[i%len(dirs)], "f"+strconv.Itoa(i))
+		fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644) // package os asks Go's poller, which takes longer than the rest
+		if err != nil {
+			return &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		return errors.Join(unix.Close(fd), unix.Unlink(name))
 	})
 }
 
