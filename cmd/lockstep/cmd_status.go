@@ -209,6 +209,7 @@ func printStatus(w io.Writer, s replicate.Status, now time.Time) error {
 	return p.err
 }
 
+// fullLine leaves f.Entries to --json: it is what was on the backup before anything was sent, 0 of a first full batch that sent everything.
 func fullLine(f replicate.FullStatus, now time.Time) string {
 	var parts []string
 	switch {
@@ -224,7 +225,7 @@ func fullLine(f replicate.FullStatus, now time.Time) string {
 		parts = append(parts, "sending what differed")
 	}
 	if f.Last != nil {
-		parts = append(parts, fmt.Sprintf("last %s in %s, %s", ago(now, *f.Last), short(time.Duration(f.LastSeconds*float64(time.Second))), count(f.Entries, "entry")))
+		parts = append(parts, fmt.Sprintf("last %s in %s", ago(now, *f.Last), short(time.Duration(f.LastSeconds*float64(time.Second)))))
 	} else if !f.Running {
 		parts = append(parts, "none yet")
 	}

@@ -35,8 +35,8 @@ func runSync(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	full := last.Full
-	fmt.Fprintf(std.out, "%s compared in %s: %d differed, %d were only on the backup\n", count(full.Entries, "entry"),
-		short(time.Duration(full.LastSeconds*float64(time.Second))), full.Differs, full.Extra)
+	fmt.Fprintf(std.out, "both trees compared in %s: %s differed, %d were only on the backup\n",
+		short(time.Duration(full.LastSeconds*float64(time.Second))), count(full.Differs, "entry"), full.Extra)
 	if last.State != replicate.InStep && last.State != replicate.Behind {
 		return &statusError{stateStatus(last.State), fmt.Errorf("pair %q is %s: %s", last.Pair, last.State, visible(last.Reason))}
 	}
