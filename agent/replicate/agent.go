@@ -58,7 +58,7 @@ type Agent struct {
 	// These are the constants of that name; tests have less patience.
 	manyDiffer    int
 	childrenEvery time.Duration
-	watcher       func(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error)
+	watcher       func(p pair.Pair, exclude *watch.Exclude, cookies string, progress func(int)) (watch.Watcher, error)
 }
 
 // New checks the options. It opens nothing.
@@ -199,11 +199,7 @@ func (a *Agent) shell(p pair.Pair) []string {
 	return p.RemoteShell(a.opts.SSHKey, a.opts.KnownHosts)
 }
 
-func newWatcher(p pair.Pair, cookies string, progress func(int)) (watch.Watcher, error) {
-	exclude, err := watch.NewExclude(p.Exclude)
-	if err != nil {
-		return nil, err
-	}
+func newWatcher(p pair.Pair, exclude *watch.Exclude, cookies string, progress func(int)) (watch.Watcher, error) {
 	return watch.New(watch.Options{
 		Root:      p.Source.Path,
 		Backend:   p.Watch.Backend,

@@ -164,7 +164,11 @@ func (e *fakeEngine) lstat(p string) (transfer.Entry, error) {
 	if n.dir {
 		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2, Dev: n.dev}, nil
 	}
-	return transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1}, nil
+	st := transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1}
+	if e.open[p] {
+		st.ModTime = time.Now() // whoever has it open writes to it all the time
+	}
+	return st, nil
 }
 
 func (r fakeRoot) OpenForWriting(p string) bool {
@@ -252,7 +256,9 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 		e.send(p, job.Force, &res)
 		if job.Kind == transfer.Tree {
 			for _, q := range e.src.below(p) {
-				e.send(q, false, &res)
+				if !slices.Contains(job.Skip, q) {
+					e.send(q, false, &res)
+				}
 			}
 		}
 	}

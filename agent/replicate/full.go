@@ -5,11 +5,13 @@ package replicate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
 	"github.com/robfig/cron/v3"
 
+	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
@@ -282,8 +284,11 @@ func (l *loop) listed(now time.Time, c comparison) {
 func (l *loop) startRecursion(now time.Time) {
 	j := &job{kind: "full", what: "everything", slot: true, slow: true, trees: []string{""}}
 	l.full.job, l.full.recursed = j, true
+	wr := l.writers(maps.Clone(l.open))
 	l.startAtSource(now, j, l.fullRefused, func(ctx context.Context, eng engine, r root) {
-		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Tree, Paths: []string{""}, Full: true}, l.progressOf(j))
+		p := newPrepared() // of which only what to skip is of use: the comparison that follows finds that
+		(&survey{p: &p, r: r, w: wr, now: now}).tree(ctx, queue.Entry{First: now})
+		res := eng.Run(ctx, r, transfer.Job{Kind: transfer.Tree, Paths: []string{""}, Full: true, Skip: p.skip()}, l.progressOf(j))
 		l.post(func(now time.Time) { l.recursed(now, res) })
 	})
 }

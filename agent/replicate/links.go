@@ -41,34 +41,6 @@ func (p *prepared) several(st transfer.Entry) {
 	p.links[inode{st.Dev, st.Ino}] = st.ChangeTime
 }
 
-// linksWalked is how many entries of a tree are looked at for files with several names. A larger tree counts as if it had one.
-const linksWalked = 100_000
-
-// severalBelow notes the files with several names in a tree that is about to be sent as a whole, and how many files there
-// are and how large. It returns false when there are too many entries to look at.
-func (p *prepared) severalBelow(r root, dir string, left *int) bool {
-	children, err := r.Children(dir)
-	if err != nil {
-		return true // sending it tells
-	}
-	if *left -= len(children); *left < 0 {
-		return false
-	}
-	for _, c := range children {
-		switch {
-		case c.Mode.IsRegular():
-			p.several(c.Entry)
-			p.files++
-			p.bytes += c.Size
-		case c.Mode.IsDir():
-			if !p.severalBelow(r, join(dir, c.Name), left) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // linked asks for a comparison when a file with several names was changed.
 func (l *loop) linked(files map[inode]time.Time) {
 	for id, changed := range files {

@@ -12,6 +12,7 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
 const (
@@ -43,6 +44,7 @@ const (
 type loop struct {
 	agent    *Agent
 	pair     pair.Pair
+	exclude  *watch.Exclude
 	user     string
 	eng      engine
 	retired  []engine // from before a reload, while their jobs run
@@ -122,6 +124,9 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 	l.ledger = newLedger(time.Duration(p.Retry.Initial), time.Duration(p.Retry.Max))
 	l.counters.Transfers = map[string]int64{}
 	var err error
+	if l.exclude, err = watch.NewExclude(p.Exclude); err != nil {
+		return nil, err
+	}
 	l.full.schedule, err = p.Full.Schedule()
 	return l, err
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
 const (
@@ -60,7 +61,12 @@ func (o openFiles) note(now time.Time, busy map[string]openFile) {
 // writers decides which open files are waited for.
 type writers struct {
 	maxDelay time.Duration
-	known    map[string]openFile // of the paths in the batch, as of their last look
+	known    openFiles      // as of their last look
+	exclude  *watch.Exclude // below a directory that is looked through; an event of an excluded path never comes here
+}
+
+func (l *loop) writers(known openFiles) *writers {
+	return &writers{maxDelay: time.Duration(l.pair.Watch.MaxDelay), known: known, exclude: l.exclude}
 }
 
 // wait reports whether to wait for the writer of a file, and what to remember of it.
@@ -101,7 +107,7 @@ const treeExpand = 1000
 type prepared struct {
 	send  []string // small enough and at rest
 	bytes int64
-	files int64           // below trees, as far as they were counted
+	files int64           // below trees
 	apart map[string]fate // entries of the batch that are not in send
 	below []queue.Again   // paths below a tree of the batch that are not in send
 	busy  map[string]openFile
@@ -129,9 +135,13 @@ const (
 	fateUnreadable          // lstat says something else than "not there"
 )
 
+func newPrepared() prepared {
+	return prepared{apart: map[string]fate{}, busy: map[string]openFile{}, dirs: dirTimes{}}
+}
+
 // prepare looks at every entry of a batch.
 func prepare(now time.Time, r root, entries []queue.Entry, w *writers) prepared {
-	p := prepared{apart: map[string]fate{}, busy: map[string]openFile{}, dirs: dirTimes{}}
+	p := newPrepared()
 	expand := treeExpand
 	for _, e := range entries {
 		f, st := p.look(now, r, e, w)
@@ -220,6 +230,9 @@ func (p *prepared) expand(now time.Time, r root, e queue.Entry, w *writers) {
 	for _, c := range children {
 		kid := e
 		kid.Path = join(e.Path, c.Name)
+		if w.exclude.Match(kid.Path, c.Mode.IsDir()) {
+			continue
+		}
 		switch f, st := p.look(now, r, kid, w); {
 		case f.kind == fateSend && st.Mode.IsDir():
 			p.expand(now, r, kid, w)

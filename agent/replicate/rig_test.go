@@ -68,7 +68,7 @@ func newRig(t *testing.T, change func(*pair.Pair)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent.watcher = func(pair.Pair, string, func(int)) (watch.Watcher, error) {
+	agent.watcher = func(pair.Pair, *watch.Exclude, string, func(int)) (watch.Watcher, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.watchers++

@@ -118,7 +118,7 @@ func (l *loop) startLedger(now time.Time) bool {
 // startSend looks at every path of w and sends what can be sent at once; the loop finds another way for the rest.
 func (l *loop) startSend(now time.Time, w *work) {
 	j := &job{kind: "send", what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, trees: treesOf(w.batch)}
-	wr := &writers{maxDelay: time.Duration(l.pair.Watch.MaxDelay), known: map[string]openFile{}}
+	wr := l.writers(openFiles{})
 	for _, e := range w.batch.Entries {
 		if o, ok := l.open[e.Path]; ok {
 			wr.known[e.Path] = o

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
@@ -114,6 +115,70 @@ func TestFileThatIsBeingCopiedIsWaitedForLonger(t *testing.T) {
 			t.Error("a copy that stalls is never sent")
 		}
 	})
+}
+
+// A directory with many new files is sent by recursion, and so is everything when the backup is far behind. Neither is
+// a way for a file to its final name while it is short.
+func TestFileThatIsBeingCopiedIsLeftOutOfARecursiveRun(t *testing.T) {
+	for name, tc := range map[string]struct {
+		dir   string
+		begin func(r *rig, files []string)
+	}{
+		"new directory": {"new/", func(r *rig, files []string) {
+			r.begin("a")
+			r.e.set(func() {
+				for _, f := range files {
+					r.e.src.put(f, node{data: "1"})
+				}
+			})
+			r.events(watch.Event{Path: "new", Op: watch.Create, Dir: true, Tree: true})
+		}},
+		"far behind": {"", func(r *rig, files []string) {
+			r.l.agent.manyDiffer = 300
+			r.begin(files...)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				copied := tc.dir + "copy"
+				r.e.open[copied] = true
+				tc.begin(r, append(numbered(tc.dir+"f%04d", treeExpand+1), copied))
+				r.after(2 * time.Second)
+				if r.e.count("tree") == 0 {
+					t.Fatal("no run was recursive")
+				}
+				if r.onBackup(copied) || !r.onBackup(tc.dir+"f0000") {
+					t.Errorf("on the backup: the copy %v, the others %v", r.onBackup(copied), r.onBackup(tc.dir+"f0000"))
+				}
+				r.wantState(Behind)
+				r.e.set(func() { delete(r.e.open, copied) })
+				r.events(watch.Event{Path: copied, Op: watch.Modify})
+				r.settles(time.Second)
+			})
+		})
+	}
+}
+
+func TestNobodyWaitsForAnExcludedFileThatIsOpen(t *testing.T) {
+	for _, files := range []int{1, treeExpand + 1} { // a list, and a recursive run
+		t.Run(fmt.Sprint(files), func(t *testing.T) {
+			bubble(t, func(p *pair.Pair) { p.Exclude = []string{"*.log"} }, func(t *testing.T, r *rig) {
+				r.begin("a")
+				r.e.set(func() {
+					for _, f := range append(numbered("new/f%04d", files), "new/x.log") {
+						r.e.src.put(f, node{data: "1"})
+					}
+					r.e.open["new/x.log"] = true
+				})
+				r.events(watch.Event{Path: "new", Op: watch.Create, Dir: true, Tree: true})
+				r.after(2 * time.Second)
+				r.wantState(InStep)
+				if !r.onBackup("new/f0000") {
+					t.Error("the directory was not sent")
+				}
+			})
+		})
+	}
 }
 
 func TestBigFilesLeaveASlotForSmallOnes(t *testing.T) {

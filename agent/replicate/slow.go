@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/queue"
@@ -18,8 +19,10 @@ func (l *loop) startSlow(now time.Time, w *work) {
 	j := &job{kind: w.kind.String(), what: nameBatch(w.batch), paths: len(w.batch.Entries), slot: true, slow: true, trees: treesOf(w.batch)}
 	entries := append([]queue.Entry(nil), w.batch.Entries...)
 	checksum := l.distrust.touches(entries)
+	wr := l.writers(maps.Clone(l.open))
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
-		p := prepared{apart: map[string]fate{}, dirs: dirTimes{}}
+		p := newPrepared()
+		look := survey{p: &p, r: r, w: wr, now: now}
 		run := transfer.Job{Kind: transfer.Send, Checksum: checksum, Small: w.kind == workTree}
 		opts := transfer.ListOptions{Delete: true}
 		var size int64
@@ -37,9 +40,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 				continue
 			case w.kind == workTree:
 				run.Kind = transfer.Tree
-				left := linksWalked
-				if !p.severalBelow(r, e.Path, &left) {
-					run.Small = false // who knows
+				if look.tree(ctx, e); look.entries > linksWalked {
 					p.several(transfer.Entry{Nlink: 2, Dev: st.Dev, Ino: st.Ino, ChangeTime: time.Now()})
 				}
 				if e.Compare {
@@ -51,6 +52,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			p.dirs.note(r, e.Path, e.First)
 		}
 		run.Small = run.Small && p.bytes < p.files*smallFile
+		run.Skip = p.skip()
 		l.post(func(now time.Time) {
 			l.prepared(now, w, p)
 			if run.Kind == transfer.Send {

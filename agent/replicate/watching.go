@@ -30,7 +30,7 @@ type watchState struct {
 // startWatcher runs a new watcher. Its reports end when it does.
 func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Report {
 	l.watch.again = false
-	w, err := l.agent.watcher(l.pair, l.cookies, func(dirs int) {
+	w, err := l.agent.watcher(l.pair, l.exclude, l.cookies, func(dirs int) {
 		l.post(func(now time.Time) {
 			l.watch.dirs = dirs
 			l.extend()

@@ -36,6 +36,7 @@ type run struct {
 	plain    bool     // obey no rules at all
 	progress bool
 	small    bool // progress may come in blocks
+	skip     []string
 	whole    bool // the source directory itself and all that is in it, instead of a list of paths
 }
 
@@ -109,6 +110,9 @@ func (r *Runner) args(c run) []string {
 	}
 	args = append(args, r.compress()...)
 	args = append(args, o.Extra...)
+	for _, path := range c.skip { // before all rules: the first that matches counts
+		args = append(args, "--filter=- "+literal(path))
+	}
 	if !c.plain {
 		args = append(args, r.ruleArgs(c.full)...)
 	}
@@ -176,6 +180,22 @@ func (r *Runner) destination() string {
 		return d + ":" + strings.TrimSuffix(t.Path, "/") + "/"
 	}
 	return d + "::" + t.Module + "/"
+}
+
+// literal is the pattern that matches one path and nothing else. A backslash escapes only in a pattern that has a wildcard.
+func literal(path string) string {
+	if !strings.ContainsAny(path, "*?[") {
+		return "/" + path
+	}
+	var b strings.Builder
+	b.WriteByte('/')
+	for i := range len(path) {
+		if strings.IndexByte(`*?[\`, path[i]) >= 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(path[i])
+	}
+	return b.String()
 }
 
 // compress: before 3.2.0 there was no --compress-choice, only zlib in rsync's own variant and in the plain one.

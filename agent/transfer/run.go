@@ -54,7 +54,7 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 			}
 		}
 	case Tree:
-		c.mode, c.full, kind = treeMode, job.Full, runTree
+		c.mode, c.full, c.skip, kind = treeMode, job.Full, job.Skip, runTree
 	case Delete:
 		c.mode, c.progress, kind = deleteMode, false, runDelete
 	}

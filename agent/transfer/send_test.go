@@ -245,6 +245,38 @@ func TestExcludedPathsAreNotSent(t *testing.T) {
 	}
 }
 
+// What is skipped stays as it is, whatever it is called and whatever the rules say, and its neighbours go.
+func TestSkippedFilesAreNotSent(t *testing.T) {
+	t.Parallel()
+	f := newFixtureWith(t, func(o *Options) { o.Filter = []string{"+ /d/**"} })
+	all, old, want := dir{}, dir{}, []string{"d"}
+	var skip []string
+	for i, n := range oddNames {
+		all[n] = file("new and longer")
+		if i%2 == 0 {
+			skip = append(skip, "d/"+n)
+			old[n] = file("old")
+		}
+		want = append(want, "d/"+n)
+	}
+	f.make(dir{"d": all})
+	f.makeBackup(dir{"d": old})
+	f.done(f.run(Job{Kind: Tree, Paths: []string{"d"}, Skip: skip}))
+	slices.Sort(want)
+	if d := diff(want, f.backup()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	for _, path := range want[1:] {
+		got, err := os.ReadFile(filepath.Join(f.dst, path))
+		if err != nil || (string(got) == "old") != slices.Contains(skip, path) {
+			t.Errorf("%q: %q, %v", path, got, err)
+		}
+	}
+	f.done(f.run(Job{Kind: Tree, Paths: []string{""}, Full: true, Skip: skip}))
+	f.done(f.run(Job{Kind: Tree, Paths: []string{""}}))
+	f.same()
+}
+
 // backup lists the backup's paths.
 func (f *fixture) backup() (paths []string) {
 	f.Helper()

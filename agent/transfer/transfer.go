@@ -77,6 +77,8 @@ type Job struct {
 	// Checksum compares contents instead of size and modification time, so that a file is mended on the backup that was
 	// edited there with both kept.
 	Checksum bool
+	// Skip has paths below Paths that are left as they are on the backup, by name. Tree only; each is an argument of rsync, so some hundred at most.
+	Skip []string
 	// Full says that a full batch asks: FullExclude is obeyed too. Tree only.
 	Full bool
 	// Small says that most files are: progress may then come for some dozens at a time, which costs less.
