@@ -23,11 +23,11 @@ type barrier struct {
 func (l *loop) wait(ctx context.Context) error {
 	b := &barrier{done: make(chan struct{})}
 	name := "wait-" + rand.Text()
+	defer l.post(func(time.Time) { delete(l.barriers, name) })
 	// First the entry, then the file: its event may come at any time after that.
 	if err := l.call(ctx, func(time.Time) { l.barriers[name] = b }); err != nil {
 		return err
 	}
-	defer l.post(func(time.Time) { delete(l.barriers, name) })
 	file := filepath.Join(l.cookies, name)
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		return err

@@ -348,6 +348,7 @@ func (e *fakeEngine) List(ctx context.Context, _ root, opts transfer.ListOptions
 			if e.locked[q] {
 				res.Incomplete = true
 				res.Failed = append(res.Failed, transfer.PathFailure{Path: q, Reason: "Permission denied (13)"})
+				res.Message = fmt.Sprintf("%q could not be read: Permission denied (13)", q)
 				continue
 			}
 			old, there := e.dst[q]

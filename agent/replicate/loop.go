@@ -147,7 +147,8 @@ func (l *loop) post(f func(now time.Time)) {
 	}
 }
 
-// call runs f in the loop and waits until it has.
+// call runs f in the loop and waits until it has. When it returns an error because ctx has ended, f may run nevertheless: whoever
+// must undo it posts that whatever call returns, and it runs after f.
 func (l *loop) call(ctx context.Context, f func(now time.Time)) error {
 	done := make(chan struct{})
 	g := func(now time.Time) {

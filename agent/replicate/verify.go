@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -89,8 +90,15 @@ func (m moving) covers(path string) bool {
 	return isBelowAny(path, m)
 }
 
+// contents is what a comparison by contents found.
+type contents struct {
+	res   transfer.Result
+	items []transfer.Item
+	more  bool // than maxDrift differ: the comparison was ended
+}
+
 // verify compares the contents of both trees and tells what differs although nothing is on its way. With repair, what
-// differs is sent, and what is only on the backup goes to the door.
+// differs is sent, and what is only on the backup goes to the door. The trees are equal when it returns nil and has found nothing.
 func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error {
 	if l.agent.opts.Pair.HooksOnly() {
 		return errNoBackup
@@ -99,93 +107,123 @@ func (l *loop) verify(ctx context.Context, repair bool, found func(Drift)) error
 	if err := l.wait(ctx); err != nil {
 		return err
 	}
-	type answer struct {
-		res   transfer.Result
-		items []transfer.Item
-	}
-	result := make(chan answer, 1)
-	busy := false
+	begun := false
+	defer l.post(func(time.Time) {
+		if begun {
+			l.moving = nil
+		}
+	})
+	result := make(chan contents, 1)
 	err := l.call(ctx, func(now time.Time) {
-		if busy = l.moving != nil; busy {
+		if l.moving != nil {
 			return
 		}
-		l.moving = l.onTheirWay()
-		eng, path, want := l.eng, l.pair.Source.Path, l.source.want
-		j := &job{kind: "verify", what: "everything", can: true, slow: true}
-		l.start(now, j, func(jobCtx context.Context) {
-			jobCtx, cancel := context.WithCancel(jobCtx)
-			defer cancel()
-			stop := context.AfterFunc(ctx, cancel) // nobody waits for the answer any more
-			defer stop()
-			r, err := openSource(eng, path, want)
-			if err != nil {
-				result <- answer{res: transfer.Result{Class: transfer.Unknown, Message: err.Error()}}
-				return
-			}
-			defer r.Close()
-			var a answer
-			a.res = eng.List(jobCtx, r, transfer.ListOptions{Checksum: true, Delete: true}, func(it transfer.Item) error {
-				if a.items = append(a.items, it); len(a.items) > maxDrift {
-					return transfer.ErrStop
-				}
-				return nil
-			})
-			result <- a
-		})
+		begun, l.moving = true, l.onTheirWay()
+		l.startVerification(ctx, now, result)
 	})
 	switch {
 	case err != nil:
 		return err
-	case busy:
+	case !begun:
 		return errors.New("another verification is running")
 	}
-	defer l.post(func(time.Time) { l.moving = nil })
-	var a answer
+	var c contents
 	select {
-	case a = <-result:
+	case c = <-result:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-l.quit:
 		return errStopped
 	}
 	var drift []Drift
-	err = l.call(ctx, func(now time.Time) {
-		for _, it := range a.items {
-			if l.moving.covers(it.Path) || l.q.Covers(it.Path) {
-				continue // it changed while we compared
-			}
-			d := Drift{Path: it.Path, What: "edited", Detail: it.What}
-			switch {
-			case it.Extraneous:
-				d.What = "added"
-				if repair && !a.res.Incomplete && l.door.enabled {
-					l.door.add(now, deletion{path: it.Path, first: now})
-				}
-			case it.New:
-				d.What = "missing"
-			}
-			if repair && !it.Extraneous {
-				if !it.Dir && !it.New {
-					l.distrust[it.Path] = struct{}{}
-				}
-				l.q.Mark(now, now, it.Path, false)
-			}
-			drift = append(drift, d)
-		}
-	})
-	if err != nil {
+	if err := l.call(ctx, func(now time.Time) { drift = l.drift(now, c, repair) }); err != nil {
 		return err
 	}
 	for _, d := range drift {
 		found(d)
 	}
-	if a.res.Class != transfer.Done && a.res.Class != transfer.Stopped {
-		return errors.New(a.res.Message)
+	if err := c.incomplete(); err != nil {
+		return err
 	}
 	if repair && len(drift) > 0 {
 		return l.wait(ctx)
 	}
 	return nil
+}
+
+// startVerification compares the contents of both trees, unless ctx ends.
+func (l *loop) startVerification(ctx context.Context, now time.Time, result chan<- contents) {
+	eng, path, want := l.eng, l.pair.Source.Path, l.source.want
+	j := &job{kind: "verify", what: "everything", can: true, slow: true}
+	l.start(now, j, func(jobCtx context.Context) {
+		jobCtx, cancel := context.WithCancel(jobCtx)
+		defer cancel()
+		stop := context.AfterFunc(ctx, cancel) // nobody waits for the answer any more
+		defer stop()
+		r, err := openSource(eng, path, want)
+		if err != nil {
+			result <- contents{res: transfer.Result{Class: transfer.Unknown, Message: err.Error()}}
+			return
+		}
+		defer r.Close()
+		var c contents
+		c.res = eng.List(jobCtx, r, transfer.ListOptions{Checksum: true, Delete: true}, func(it transfer.Item) error {
+			if c.more = len(c.items) == maxDrift; c.more {
+				return transfer.ErrStop
+			}
+			c.items = append(c.items, it)
+			return nil
+		})
+		result <- c
+	})
+}
+
+// drift returns what differs and is not on its way. With repair, it is.
+func (l *loop) drift(now time.Time, c contents, repair bool) (drift []Drift) {
+	for _, it := range c.items {
+		if l.moving.covers(it.Path) || l.q.Covers(it.Path) {
+			continue // it changed while we compared
+		}
+		d := Drift{Path: it.Path, What: "edited", Detail: it.What}
+		switch {
+		case it.Extraneous:
+			d.What = "added"
+			if repair && !c.res.Incomplete && l.door.enabled {
+				l.door.add(now, deletion{path: it.Path, first: now})
+			}
+		case it.New:
+			d.What = "missing"
+		}
+		if repair && !it.Extraneous {
+			if !it.Dir && !it.New {
+				l.distrust[it.Path] = struct{}{}
+			}
+			l.q.Mark(now, now, it.Path, false)
+		}
+		drift = append(drift, d)
+	}
+	return drift
+}
+
+// incomplete says why there may be more that differs than was found.
+func (c *contents) incomplete() error {
+	why, hint := c.res.Message, c.res.Hint
+	switch {
+	case c.more:
+		why = fmt.Sprintf("more than %d paths differ, and no more were looked for", maxDrift)
+		hint = "lockstep verify --repair, until it does not say so any more"
+	case c.res.Class == transfer.Stopped:
+		why, hint = "the comparison was ended before it was complete", "try again"
+	case c.res.Class != transfer.Done:
+	case c.res.Incomplete, len(c.res.Failed) > 0:
+		why = "not everything could be compared: " + why
+	default:
+		return nil
+	}
+	if hint != "" {
+		why += "\nhint: " + hint
+	}
+	return errors.New(why)
 }
 
 func (l *loop) serveVerify(w http.ResponseWriter, r *http.Request) {
