@@ -103,7 +103,8 @@ func (l Live) Cause(name, what string, dir, open bool) Cause {
 	return Missed
 }
 
-// temporary reports whether a name is one that rsync gives a file until it is complete: .NAME.XXXXXX.
+// temporary reports whether a name is one that rsync gives a file until it is complete: a dot, its name, a dot and what mkstemp(3) adds,
+// six letters or digits.
 func temporary(base string) bool {
 	i := strings.LastIndexByte(base, '.')
 	if i < 2 || base[0] != '.' || len(base)-i != 7 {
