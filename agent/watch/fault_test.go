@@ -46,8 +46,7 @@ func (f *fixture) untilLimit(cond func(*LimitError) bool) *LimitError {
 func TestKernelQueueOverflowIsToldAndMadeUpFor(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.do(os.MkdirAll(f.path("a/b"), 0o755))
-	f.do(os.MkdirAll(f.path("moved/deep/er"), 0o755))
+	f.mkdir("a/b", "moved/deep/er")
 	var stalled atomic.Bool
 	resume := make(chan struct{})
 	f.watch("inotify", func(_ *Options, tune *tuning) {
@@ -64,21 +63,15 @@ func TestKernelQueueOverflowIsToldAndMadeUpFor(t *testing.T) {
 	for i := range max(limit, 16384) + 10000 {
 		f.do(os.Chmod(f.path([]string{"a", "a/b"}[i%2]), 0o755))
 	}
-	f.do(os.MkdirAll(f.path("new/below"), 0o755))
+	f.mkdir("new/below")
 	f.do(os.Rename(f.path("moved"), f.path("away")))
 	f.do(os.WriteFile(f.path("new/below/f"), nil, 0o644))
 	stalled.Store(false)
 	close(resume)
 	f.untilFault(ErrOverflow)
-	if events := f.sync(); !covered(events, "new/below/f") {
-		t.Errorf("nothing covers what came during the overflow; events:%s", describe(events))
-	}
+	f.seen("new/below/f")
 	f.probe()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if n := len(f.faults); n != 1 {
-		t.Errorf("%d faults: %v", n, f.faults)
-	}
+	f.wantFaults(1, 0)
 }
 
 // TestReaderThatCannotWaitOverflowsLikeTheKernel fills the buffer between the reader and the watcher.
@@ -89,12 +82,9 @@ func TestReaderThatCannotWaitOverflowsLikeTheKernel(t *testing.T) {
 	for i := range 800 {
 		f.do(os.WriteFile(f.path(fmt.Sprint("f", i)), []byte("x"), 0o644))
 	}
-	f.do(os.MkdirAll(f.path("new/below"), 0o755))
+	f.mkdir("new/below")
 	f.untilFault(ErrOverflow)
-	events := f.sync()
-	if !covered(events, "f799") || !covered(events, "new/below") {
-		t.Error("lost events are not made up for")
-	}
+	f.seen("f799", "new/below")
 	f.probe()
 }
 
@@ -144,7 +134,7 @@ func TestWatchLimitLeavesDirectoriesPolled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for i := range 10 {
-		f.do(os.MkdirAll(f.path(fmt.Sprintf("d%d/a/b", i)), 0o755))
+		f.mkdir(fmt.Sprintf("d%d/a/b", i))
 	}
 	var allowed, used atomic.Int64
 	allowed.Store(12)
@@ -181,7 +171,7 @@ func TestWatchLimitLeavesDirectoriesPolled(t *testing.T) {
 		}
 	}
 	// A directory made while the limit is reached.
-	f.do(os.MkdirAll(f.path("late/x"), 0o755))
+	f.mkdir("late/x")
 	f.untilLimit(func(e *LimitError) bool { return e.Unwatched == 19+2 })
 	f.do(os.RemoveAll(f.path("late")))
 	f.untilLimit(func(e *LimitError) bool { return e.Unwatched == 19 })
@@ -199,7 +189,7 @@ func TestPollSeesEveryKindOfChange(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.exclude = mustExclude(t, "*.tmp")
-	f.do(os.MkdirAll(f.path("d/e"), 0o755))
+	f.mkdir("d/e")
 	f.do(os.WriteFile(f.path("d/e/f"), []byte("one"), 0o644))
 	f.do(touch(f.path("old")))
 	f.watch("inotify", func(_ *Options, tune *tuning) {
@@ -269,7 +259,7 @@ func TestRootThatGoesAndComesBack(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				f := newFixture(t)
-				f.do(os.MkdirAll(f.path("a/b"), 0o755))
+				f.mkdir("a/b")
 				f.watch(backend)
 				f.sync()
 				f.do(lose.gone(f))
@@ -278,11 +268,7 @@ func TestRootThatGoesAndComesBack(t *testing.T) {
 				f.until("restored", func() bool { return f.restored == 1 })
 				f.untilCovered("anything")
 				f.probe()
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				if len(f.faults) != 1 {
-					t.Errorf("faults %v", f.faults)
-				}
+				f.wantFaults(1, 1)
 			})
 		}
 	})
@@ -301,7 +287,7 @@ func TestRootThatIsNotThereYet(t *testing.T) {
 			t.Error("ready without a root")
 		default:
 		}
-		f.do(os.MkdirAll(f.path("a/b"), 0o755))
+		f.mkdir("a/b")
 		f.until("restored", func() bool { return f.restored == 1 })
 		<-f.w.Ready()
 		f.probe()
@@ -335,7 +321,7 @@ func TestInstanceLimitNamesTheSysctl(t *testing.T) {
 func TestUnreadableDirectoryIsWatchedOnceItCanBeRead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.do(os.MkdirAll(f.path("open/closed/deep"), 0o755))
+	f.mkdir("open/closed/deep")
 	var closed atomic.Bool
 	closed.Store(true)
 	f.watch("inotify", func(_ *Options, tune *tuning) {
@@ -353,9 +339,7 @@ func TestUnreadableDirectoryIsWatchedOnceItCanBeRead(t *testing.T) {
 	f.do(os.WriteFile(f.path("open/closed/deep/f"), nil, 0o644))
 	closed.Store(false)
 	f.do(os.Chmod(f.path("open/closed"), 0o755))
-	if events := f.sync(); !covered(events, "open/closed/deep/f") {
-		t.Errorf("nothing covers what is readable now; events:%s", describe(events))
-	}
+	f.seen("open/closed/deep/f")
 	if info := f.w.Info(); info.Unreadable != 0 {
 		t.Errorf("%+v", info)
 	}
@@ -388,9 +372,7 @@ func TestPathTooLongIsPolled(t *testing.T) {
 	file, err := unix.Openat(fd, "f", unix.O_CREAT|unix.O_WRONLY, 0o644)
 	f.do(err)
 	f.do(unix.Close(file))
-	if events := f.sync(); !covered(events, strings.Repeat(name+"/", 25)+"f") {
-		t.Errorf("not seen; events:%s", describe(events))
-	}
+	f.seen(strings.Repeat(name+"/", 25) + "f")
 }
 
 // TestNothingIsLeftAfterRun is not parallel: it counts goroutines and descriptors of the process.
@@ -406,7 +388,7 @@ func TestNothingIsLeftAfterRun(t *testing.T) {
 			descriptors := countDescriptors(t)
 			f = newFixture(t)
 			for i := range 50 {
-				f.do(os.MkdirAll(f.path(fmt.Sprintf("%d/a/b", i)), 0o755))
+				f.mkdir(fmt.Sprintf("%d/a/b", i))
 			}
 			f.watch(backend)
 			f.probe()
@@ -415,7 +397,7 @@ func TestNothingIsLeftAfterRun(t *testing.T) {
 			// Ended in the middle of the first walk, and while a scan is running.
 			f = newFixture(t)
 			for i := range 50 {
-				f.do(os.MkdirAll(f.path(fmt.Sprintf("%d/a/b", i)), 0o755))
+				f.mkdir(fmt.Sprintf("%d/a/b", i))
 			}
 			f.start(backend, func(_ *Options, tune *tuning) {
 				tune.add = func(path string) error {

@@ -145,8 +145,7 @@ func TestMirrorOfAnyHistoryIsEqual(t *testing.T) {
 				t.Parallel()
 				f := newFixture(t)
 				for i := range 5 {
-					f.do(os.MkdirAll(f.path(fmt.Sprintf("d%d/s/t", i)), 0o755))
-					f.do(os.MkdirAll(f.path(fmt.Sprintf("../out/d%d/s/t", i)), 0o755))
+					f.mkdir(fmt.Sprintf("d%d/s/t", i), fmt.Sprintf("../out/d%d/s/t", i))
 				}
 				m := mirror{root: f.path(""), paths: map[string]state{}}
 				m.apply(Event{Tree: true})
@@ -194,8 +193,7 @@ func TestAnyHistoryIsCovered(t *testing.T) {
 				t.Parallel()
 				f := newFixture(t)
 				for i := range 5 {
-					f.do(os.MkdirAll(f.path(fmt.Sprintf("d%d/s/t", i)), 0o755))
-					f.do(os.MkdirAll(f.path(fmt.Sprintf("../out/d%d/s/t", i)), 0o755))
+					f.mkdir(fmt.Sprintf("d%d/s/t", i), fmt.Sprintf("../out/d%d/s/t", i))
 				}
 				f.watch(backend)
 				f.sync()
@@ -298,7 +296,7 @@ func TestDirectoriesMadeAndFilledAtOnce(t *testing.T) {
 		}
 		for i := range times {
 			deep := fmt.Sprintf("%d/a/b/c/d/e", i)
-			f.do(os.MkdirAll(f.path(deep), 0o755))
+			f.mkdir(deep)
 			f.do(os.WriteFile(f.path(deep+"/f"), []byte("x"), 0o644))
 		}
 		events := f.sync()
@@ -320,7 +318,7 @@ func TestTreesMovedInAreWatchedToTheBottom(t *testing.T) {
 		f := newFixture(t)
 		for i := range 50 {
 			for j := range 5 {
-				f.do(os.MkdirAll(f.path(fmt.Sprintf("../out/%d/a%d/b", i, j)), 0o755))
+				f.mkdir(fmt.Sprintf("../out/%d/a%d/b", i, j))
 				f.do(os.WriteFile(f.path(fmt.Sprintf("../out/%d/a%d/b/f", i, j)), nil, 0o644))
 			}
 		}

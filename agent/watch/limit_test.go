@@ -78,7 +78,7 @@ func TestKernelsWatchLimit(t *testing.T) {
 	setUserLimit(t, "max_inotify_watches", 20)
 	f := newFixture(t)
 	for i := range 20 {
-		f.do(os.MkdirAll(f.path(fmt.Sprintf("d%d/sub", i)), 0o755))
+		f.mkdir(fmt.Sprintf("d%d/sub", i))
 	}
 	f.watch("inotify")
 	// Two of the 20 watches are for the cookies and for the witness.
@@ -118,14 +118,10 @@ func TestLastInstanceIsForTheWatch(t *testing.T) {
 	}
 	setUserLimit(t, "max_inotify_instances", 1)
 	f := newFixture(t)
-	f.do(os.Mkdir(f.path("d"), 0o755))
+	f.mkdir("d")
 	f.watch("inotify")
 	f.probe()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.faults) > 0 {
-		t.Errorf("faults %v", f.faults)
-	}
+	f.wantFaults(0, 0)
 }
 
 // TestDirectoriesThatCannotBeOpened has no descriptor for the directory of an event: it may have been any.
@@ -135,7 +131,7 @@ func TestDirectoriesThatCannotBeOpened(t *testing.T) {
 		return
 	}
 	f := newFixture(t)
-	f.do(os.Mkdir(f.path("d"), 0o755))
+	f.mkdir("d")
 	f.do(touch(f.path("d/f")))
 	f.do(touch(f.path("../out/cookie")))
 	f.watch("fanotify", func(_ *Options, tune *tuning) { tune.rootEvery = time.Hour })
@@ -160,7 +156,7 @@ func TestAutoSaysWhyNotFanotify(t *testing.T) {
 		return
 	}
 	f := newFixture(t)
-	f.do(os.Mkdir(f.path("d"), 0o755))
+	f.mkdir("d")
 	f.watch("auto")
 	if info := f.w.Info(); info.Backend != "inotify" || !strings.Contains(info.Reason, "CAP_SYS_ADMIN") {
 		t.Errorf("%+v", info)

@@ -42,13 +42,13 @@ func TestRootMountedOverAndUnmounted(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("a/b"), 0o755))
+		f.mkdir("a/b")
 		f.watch(backend)
 		f.sync()
 		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
 		f.until("lost", func() bool { return len(f.faults) == 1 && f.restored == 1 })
 		f.untilCovered("a/b")
-		f.do(os.MkdirAll(f.path("on/tmpfs"), 0o755))
+		f.mkdir("on/tmpfs")
 		f.probe()
 		// The watch must not keep the filesystem busy, nor go unnoticed that it is another one at the same path.
 		f.unmount(f.path(""))
@@ -69,7 +69,7 @@ func TestFilesystemIsNotKeptBusy(t *testing.T) {
 		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
 		f.watch(backend)
 		for i := range 20 {
-			f.do(os.MkdirAll(f.path(fmt.Sprint(i, "/a/b")), 0o755))
+			f.mkdir(fmt.Sprint(i, "/a/b"))
 		}
 		f.sync()
 		f.unmount(f.path(""))
@@ -82,15 +82,14 @@ func TestMountBelowTheRootComesAndGoes(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("m/below"), 0o755))
-		f.do(os.MkdirAll(f.path("early/below"), 0o755))
+		f.mkdir("m/below", "early/below")
 		f.mount("tmpfs", f.path("early"), "tmpfs", 0, "")
-		f.do(os.MkdirAll(f.path("early/x"), 0o755))
+		f.mkdir("early/x")
 		f.watch(backend)
 		f.probe()
 		f.mount("tmpfs", f.path("m"), "tmpfs", 0, "")
 		f.untilCovered("m/below")
-		f.do(os.MkdirAll(f.path("m/x/y"), 0o755))
+		f.mkdir("m/x/y")
 		f.probe()
 		f.unmount(f.path("m"))
 		f.untilCovered("m/x/y")
@@ -98,11 +97,7 @@ func TestMountBelowTheRootComesAndGoes(t *testing.T) {
 		f.unmount(f.path("early"))
 		f.untilCovered("early/x")
 		f.probe()
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if len(f.faults) > 0 {
-			t.Errorf("faults %v", f.faults)
-		}
+		f.wantFaults(0, 0)
 	})
 }
 
@@ -112,32 +107,23 @@ func TestCookieDoesNotPassAMount(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("m/hidden"), 0o755))
-		f.do(os.MkdirAll(f.path("../out/full/x"), 0o755))
+		f.mkdir("m/hidden", "../out/full/x")
 		f.mount("tmpfs", f.path("../out/full"), "tmpfs", 0, "")
-		f.do(os.MkdirAll(f.path("../out/full/x/y"), 0o755))
+		f.mkdir("../out/full/x/y")
 		f.watch(backend, func(_ *Options, tune *tuning) { tune.rootEvery = time.Hour })
 		f.sync()
 		for range 5 {
 			f.mount(f.path("../out/full"), f.path("m"), "", unix.MS_BIND, "")
-			if events := f.sync(); !covered(events, "m/x/y") {
-				t.Fatalf("the mount is not seen; events:%s", describe(events))
-			}
+			f.seen("m/x/y")
 			f.probe()
 			f.unmount(f.path("m"))
-			if events := f.sync(); !covered(events, "m/hidden") {
-				t.Fatalf("that it is gone is not seen; events:%s", describe(events))
-			}
+			f.seen("m/hidden")
 			f.probe()
 		}
 		f.mount("tmpfs", f.path(""), "tmpfs", 0, "")
-		f.do(os.MkdirAll(f.path("on/top"), 0o755))
-		events := f.sync()
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if len(f.faults) != 1 || f.restored != 1 || !covered(events, "on/top") {
-			t.Errorf("mounted over the root: faults %v, restored %d, events:%s", f.faults, f.restored, describe(events))
-		}
+		f.mkdir("on/top")
+		f.seen("on/top")
+		f.wantFaults(1, 1)
 	})
 }
 
@@ -147,7 +133,7 @@ func TestAnotherFilesystemTakesThePlaceOfAMount(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("m"), 0o755))
+		f.mkdir("m")
 		f.mount("tmpfs", f.path("m"), "tmpfs", 0, "")
 		f.watch(backend, func(_ *Options, tune *tuning) { tune.rootEvery = time.Hour })
 		f.sync()
@@ -155,10 +141,8 @@ func TestAnotherFilesystemTakesThePlaceOfAMount(t *testing.T) {
 			f.unmount(f.path("m"))
 			f.mount("tmpfs", f.path("m"), "tmpfs", 0, "")
 			dir := fmt.Sprint("m/", i)
-			f.do(os.MkdirAll(f.path(dir), 0o755))
-			if events := f.sync(); !covered(events, dir) {
-				t.Fatalf("the mount is not seen; events:%s", describe(events))
-			}
+			f.mkdir(dir)
+			f.seen(dir)
 			f.probe()
 		}
 	})
@@ -186,7 +170,7 @@ func TestRootUnmountedAndMountedAtOnce(t *testing.T) {
 		mount := func() { run("mount", "-o", "loop", image, f.path("")) }
 		mount()
 		t.Cleanup(func() { _ = unix.Unmount(f.path(""), unix.MNT_DETACH) })
-		f.do(os.Mkdir(f.path("d"), 0o755))
+		f.mkdir("d")
 		f.watch(backend, func(_ *Options, tune *tuning) { tune.unique, tune.rootEvery = false, time.Hour })
 		f.sync()
 		for i := range 3 {
@@ -211,18 +195,13 @@ func TestBindMountOfElsewhereBelowTheRoot(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("../out/x/y"), 0o755))
-		f.do(os.MkdirAll(f.path("m"), 0o755))
+		f.mkdir("../out/x/y", "m")
 		f.mount(f.path("../out/x"), f.path("m"), "", unix.MS_BIND, "")
 		f.watch(backend)
 		f.probe()
 		f.do(os.WriteFile(f.path("../out/x/y/f"), nil, 0o644))
 		f.do(os.WriteFile(f.path("../out/beside"), nil, 0o644))
-		events := f.sync()
-		if !covered(events, "m/y/f") {
-			t.Errorf("not seen; events:%s", describe(events))
-		}
-		for _, e := range events {
+		for _, e := range f.seen("m/y/f") {
 			if !strings.HasPrefix(e.Path, "m/y/f") {
 				t.Errorf("event for %q", e.Path)
 			}
@@ -236,18 +215,13 @@ func TestOneDirectoryAtTwoPaths(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("a/sub"), 0o755))
-		f.do(os.MkdirAll(f.path("again"), 0o755))
+		f.mkdir("a/sub", "again")
 		f.mount(f.path("a"), f.path("again"), "", unix.MS_BIND, "")
 		f.watch(backend)
 		f.do(os.WriteFile(f.path("a/sub/f"), nil, 0o644))
-		if events := f.sync(); !covered(events, "a/sub/f") || !covered(events, "again/sub/f") {
-			t.Errorf("events:%s", describe(events))
-		}
+		f.seen("a/sub/f", "again/sub/f")
 		f.do(os.WriteFile(f.path("again/g"), nil, 0o644))
-		if events := f.sync(); !covered(events, "a/g") || !covered(events, "again/g") {
-			t.Errorf("events:%s", describe(events))
-		}
+		f.seen("a/g", "again/g")
 	})
 }
 
@@ -262,9 +236,7 @@ func TestFileMountedBelowTheRoot(t *testing.T) {
 		f.watch(backend)
 		f.sync()
 		f.do(os.WriteFile(f.path("../out/file"), []byte("changed"), 0o644))
-		if events := f.sync(); !covered(events, "file") {
-			t.Errorf("events:%s", describe(events))
-		}
+		f.seen("file")
 	})
 }
 
@@ -274,26 +246,20 @@ func TestRootIsABindMount(t *testing.T) {
 	needRoot(t)
 	backends(t, func(t *testing.T, backend string) {
 		f := newFixture(t)
-		f.do(os.MkdirAll(f.path("../out/data/sub"), 0o755))
+		f.mkdir("../out/data/sub")
 		f.mount(f.path("../out/data"), f.path(""), "", unix.MS_BIND, "")
 		f.watch(backend)
 		f.probe()
 		f.do(os.WriteFile(f.path("../out/data/sub/f"), nil, 0o644))
 		f.do(os.WriteFile(f.path("../out/not-in-it"), nil, 0o644))
-		events := f.sync()
-		if !covered(events, "sub/f") {
-			t.Errorf("events:%s", describe(events))
-		}
-		for _, e := range events {
+		for _, e := range f.seen("sub/f") {
 			if e.Path != "sub/f" {
 				t.Errorf("event for %q", e.Path)
 			}
 		}
 		f.do(os.Rename(f.path("../out/data/sub"), f.path("../out/gone")))
 		f.do(os.WriteFile(f.path("../out/gone/f"), nil, 0o644))
-		if events := f.sync(); !covered(events, "sub") {
-			t.Errorf("events:%s", describe(events))
-		}
+		f.seen("sub")
 	})
 }
 
@@ -302,15 +268,13 @@ func TestOverlayFallsBack(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	f := newFixture(t)
-	for _, d := range []string{"../lower", "../upper", "../work"} {
-		f.do(os.Mkdir(f.path(d), 0o755))
-	}
+	f.mkdir("../lower", "../upper", "../work")
 	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", f.path("../lower"), f.path("../upper"), f.path("../work"))
 	if err := unix.Mount("overlay", f.path(""), "overlay", 0, data); err != nil {
 		t.Skipf("no overlay here: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(f.path(""), unix.MNT_DETACH) })
-	f.do(os.MkdirAll(f.path("a/b"), 0o755))
+	f.mkdir("a/b")
 	f.watch("auto")
 	info := f.w.Info()
 	t.Logf("%+v", info)
@@ -361,16 +325,14 @@ func TestDirectoryThatMayNotBeRead(t *testing.T) {
 		return
 	}
 	f := newFixture(t)
-	f.do(os.MkdirAll(f.path("closed/deep"), 0o755))
+	f.mkdir("closed/deep")
 	f.do(os.Chmod(f.path("closed"), 0))
 	f.watch("inotify")
 	if info := f.w.Info(); info.Unreadable != 1 {
 		t.Errorf("%+v", info)
 	}
 	f.do(os.Chmod(f.path("closed"), 0o755))
-	if events := f.sync(); !covered(events, "closed/deep") {
-		t.Errorf("events:%s", describe(events))
-	}
+	f.seen("closed/deep")
 	f.probe()
 }
 

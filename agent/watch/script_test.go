@@ -75,9 +75,7 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, dir: quietDir(t), changed: make(chan struct{}), cookies: map[string]bool{}}
-	for _, d := range []string{"root", "out", "cookies"} {
-		f.do(os.Mkdir(f.path("../"+d), 0o755))
-	}
+	f.mkdir("", "../out", "../cookies")
 	f.cookieDir = f.path("../cookies")
 	return f
 }
@@ -107,6 +105,14 @@ func (f *fixture) do(err error) {
 
 // path returns the absolute path of one that is relative to the root; "../out/x" is outside of it.
 func (f *fixture) path(rel string) string { return filepath.Join(f.dir, "root", rel) }
+
+// mkdir makes directories, and those above them.
+func (f *fixture) mkdir(rels ...string) {
+	f.t.Helper()
+	for _, rel := range rels {
+		f.do(os.MkdirAll(f.path(rel), 0o755))
+	}
+}
 
 // watch starts a watcher and returns when it is ready.
 func (f *fixture) watch(backend string, vary ...func(*Options, *tuning)) {
@@ -242,6 +248,28 @@ func covered(events []Event, path string) bool {
 	return slices.ContainsFunc(events, func(e Event) bool {
 		return e.Path == path || (e.Tree || e.Op&Delete != 0) && (e.Path == "" || isBelow(path, e.Path))
 	})
+}
+
+// seen is sync for events that make a consumer look at these paths.
+func (f *fixture) seen(paths ...string) []Event {
+	f.t.Helper()
+	events := f.sync()
+	for _, path := range paths {
+		if !covered(events, path) {
+			f.t.Errorf("nothing covers %q; events:%s", path, describe(events))
+		}
+	}
+	return events
+}
+
+// wantFaults wants so many to have been told in all, and so often that the watch is whole again.
+func (f *fixture) wantFaults(faults, restored int) {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.faults) != faults || f.restored != restored {
+		f.t.Errorf("restored %d, want %d; faults %v, want %d", f.restored, restored, f.faults, faults)
+	}
 }
 
 // probe makes a file in every directory and wants an event of exactly that path for each: so all are

@@ -20,7 +20,7 @@ func TestEventsFlowBeforeTheFirstWalkEnds(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for i := range 300 {
-		f.do(os.MkdirAll(f.path(fmt.Sprintf("%d/a/b/c", i)), 0o755))
+		f.mkdir(fmt.Sprintf("%d/a/b/c", i))
 	}
 	var added atomic.Int64
 	var seen atomic.Bool
@@ -78,8 +78,7 @@ func TestTreeThatChangesDuringTheFirstWalk(t *testing.T) {
 			f := newFixture(t)
 			for i := range 5 {
 				for _, d := range []string{"s/t/u", "t/s/x", "u/y", "x/x/x", "y/u/t"} {
-					f.do(os.MkdirAll(f.path(fmt.Sprintf("d%d/%s", i, d)), 0o755))
-					f.do(os.MkdirAll(f.path(fmt.Sprintf("../out/d%d/%s", i, d)), 0o755))
+					f.mkdir(fmt.Sprintf("d%d/%s", i, d), fmt.Sprintf("../out/d%d/%s", i, d))
 				}
 			}
 			rnd := rand.New(rand.NewPCG(seed, 5))
@@ -137,8 +136,7 @@ func TestExcludedDirectoriesHaveNoWatch(t *testing.T) {
 	f := newFixture(t)
 	f.exclude = mustExclude(t, "cache/", "*.tmp")
 	for i := range 10 {
-		f.do(os.MkdirAll(f.path(fmt.Sprintf("%d/cache/a/b", i)), 0o755))
-		f.do(os.MkdirAll(f.path(fmt.Sprintf("%d/keep.tmp/a", i)), 0o755))
+		f.mkdir(fmt.Sprintf("%d/cache/a/b", i), fmt.Sprintf("%d/keep.tmp/a", i))
 	}
 	f.watch("inotify")
 	count := func(want int) {
