@@ -5,35 +5,14 @@
 #
 #   ansible/check.sh [lint] [sanity] [units] [integration] [build]      all of them by default
 #
-# It needs Debian's packages alone. As root it installs what is missing; otherwise it prints the command. Caches and
-# reports go to build/ansible in the repository, and nothing to the home directory.
+# It needs the packages of Debian 12 alone, which .ci/deps installs. Caches and reports go to build/ansible in the repository, and
+# nothing to the home directory.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 collection=$here/ansible_collections/lockstep/replication
 work=$here/../build/ansible
-packages="ansible-core ansible-lint yamllint pylint pycodestyle python3-pytest python3-pytest-xdist python3-pytest-mock
-  python3-pytest-forked python3-voluptuous shellcheck"
-
-missing=
-for package in $packages; do
-    case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true) in
-    *" installed") ;;
-    *) missing="$missing $package" ;;
-    esac
-done
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" -ne 0 ]; then
-        echo "ansible/check.sh: not installed:$missing" >&2
-        echo "hint: sudo apt-get install --no-install-recommends$missing" >&2
-        exit 1
-    fi
-    echo "== installing$missing"
-    # shellcheck disable=SC2086
-    { DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends $missing ||
-        { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends $missing; }
-    } >/dev/null
-fi
+"$here/../.ci/deps" ansible
 
 mkdir -p "$work/home"
 work=$(cd "$work" && pwd)
