@@ -19,7 +19,7 @@ func runCheck(_ context.Context, std stdio, args []string) error {
 		return flagError(err)
 	}
 	if flags.NArg() == 0 {
-		return &statusError{exitUsage, errors.New("check: no FILE given")}
+		return usageError(errors.New("check: no FILE given"))
 	}
 	var errs []string
 	good := map[string]pair.Pair{}
@@ -47,7 +47,7 @@ func runCheck(_ context.Context, std stdio, args []string) error {
 		}
 	}
 	if len(errs) > 0 {
-		return &statusError{exitUsage, errors.New(strings.Join(errs, "\n"))}
+		return usageError(errors.New(strings.Join(errs, "\n")))
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 		args = []string{"test", "--help"}
 	}
 	if len(args) == 0 || args[0] != "test" {
-		return &statusError{exitUsage, errors.New("filter: want filter test\nhint: lockstep help filter")}
+		return usageError(errors.New("filter: want filter test\nhint: lockstep help filter"))
 	}
 	flags := newFlags(std, "A PATH is relative to the source directory; one that ends in / is a directory.\n",
 		"filter test [--exclude PATTERN]... [--definition FILE] PATH...")
@@ -36,9 +36,9 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 	}
 	switch {
 	case flags.NArg() == 0:
-		return &statusError{exitUsage, errors.New("filter test: no PATH given")}
+		return usageError(errors.New("filter test: no PATH given"))
 	case *definition != "" && len(patterns) > 0:
-		return &statusError{exitUsage, errors.New("filter test: --exclude and --definition exclude each other")}
+		return usageError(errors.New("filter test: --exclude and --definition exclude each other"))
 	}
 	root := ""
 	if *definition != "" {
@@ -48,7 +48,7 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 		}
 		p, err := pair.Parse(data)
 		if err != nil {
-			return &statusError{exitUsage, fmt.Errorf("%s: %w", *definition, err)}
+			return usageError(fmt.Errorf("%s: %w", *definition, err))
 		}
 		patterns, root = p.Exclude, p.Source.Path
 		if n := len(p.Filter); n > 0 {
@@ -57,12 +57,12 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 	}
 	exclude, err := watch.NewExclude(patterns)
 	if err != nil {
-		return &statusError{exitUsage, err}
+		return usageError(err)
 	}
 	for _, arg := range flags.Args() {
 		path, dir, err := testedPath(root, arg)
 		if err != nil {
-			return &statusError{exitUsage, err}
+			return usageError(err)
 		}
 		verdict := "included"
 		if pattern, ok := exclude.Find(path, dir); ok {

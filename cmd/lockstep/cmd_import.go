@@ -26,7 +26,7 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 		args = []string{"sersync", "--help"}
 	}
 	if len(args) == 0 || args[0] != "sersync" {
-		return &statusError{exitUsage, errors.New("import: want import sersync FILE\nhint: lockstep help import")}
+		return usageError(errors.New("import: want import sersync FILE\nhint: lockstep help import"))
 	}
 	flags := newFlags(std, "FILE is sersync's confxml.xml, or - for standard input.\n",
 		"import sersync FILE [OPTIONS]", "import sersync FILE --compare [--for LONG] [--settle LONG] [--json]")
@@ -59,22 +59,22 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 	case err != nil:
 		return flagError(err)
 	case len(files) != 1:
-		return &statusError{exitUsage, errors.New("import sersync: want one FILE")}
+		return usageError(errors.New("import sersync: want one FILE"))
 	case !slices.Contains(sersync.Formats, sersync.Format(*as)):
-		return &statusError{exitUsage, fmt.Errorf("import sersync: --as %s: there are yaml, terraform and ansible", *as)}
+		return usageError(fmt.Errorf("import sersync: --as %s: there are yaml, terraform and ansible", *as))
 	case *dir != "" && *as != string(sersync.YAML):
-		return &statusError{exitUsage, errors.New("import sersync: --dir is for --as yaml")}
+		return usageError(errors.New("import sersync: --dir is for --as yaml"))
 	}
 	if err := with.check(flags, *compare); err != nil {
-		return &statusError{exitUsage, fmt.Errorf("import sersync: %w", err)}
+		return usageError(fmt.Errorf("import sersync: %w", err))
 	}
 	data, err := readInput(std, files[0])
 	if err != nil {
-		return &statusError{exitUsage, err}
+		return usageError(err)
 	}
 	result, err := sersync.Parse(data, opts)
 	if err != nil {
-		return &statusError{exitUsage, inFile(files[0], err)}
+		return usageError(inFile(files[0], err))
 	}
 	for _, note := range result.Notes {
 		if !*compare || note.Outcome == sersync.Refused {

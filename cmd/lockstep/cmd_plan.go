@@ -110,13 +110,13 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 	}
 	switch {
 	case len(rest) > 0:
-		return f, &statusError{exitUsage, fmt.Errorf("unexpected argument %q", rest[0])}
+		return f, usageError(fmt.Errorf("unexpected argument %q", rest[0]))
 	case f.role == "":
 		return f, usageError(errors.New("--role is missing\nhint: write --role source or --role backup"))
 	case f.role != string(plan.Source) && f.role != string(plan.Backup):
 		return f, usageError(fmt.Errorf("%q is no role\nhint: write --role source or --role backup", f.role))
 	case f.name != "" && !plan.ValidName(f.name):
-		return f, &statusError{exitUsage, fmt.Errorf("%q is not a name of a pair", f.name)}
+		return f, usageError(fmt.Errorf("%q is not a name of a pair", f.name))
 	}
 	return f, nil
 }
