@@ -65,7 +65,7 @@ func (c *client) whereToLook() string {
 		return "is `lockstep run` with this --runtime-dir running?"
 	case missing(filepath.Join(pairsDir, c.name+".yaml")):
 		return pairsHere()
-	case missing(plan.SecretFile(c.name)) && exists(plan.ModuleFile(c.name)):
+	case missing(plan.SecretFile(c.name)) && keepsBackup(c.name):
 		return "this is the pair's backup host; ask on its source host, where the agent runs"
 	}
 	return "systemctl status " + unit.AgentName(c.name)
@@ -91,6 +91,11 @@ func defined() []string {
 		names[i] = strings.TrimSuffix(filepath.Base(file), ".yaml")
 	}
 	return names
+}
+
+// keepsBackup is whether this is the backup host of a pair. It may be its source host as well.
+func keepsBackup(pair string) bool {
+	return exists(plan.SecretsFile(pair)) || exists(plan.ModuleFile(pair)) || exists(plan.SSHConfFile(pair))
 }
 
 func exists(path string) bool {
@@ -146,6 +151,14 @@ func flagError(err error) error {
 
 func usageError(err error) error { return &statusError{exitUsage, err} }
 
+func noAgent() error {
+	hint := pairsHere()
+	if len(defined()) > 0 {
+		hint = "systemctl list-units --all 'lockstep@*'; on a backup host there is none, ask on the source host"
+	}
+	return &statusError{exitNoAgent, errors.New("no agent runs on this host\nhint: " + hint)}
+}
+
 // one returns the client for the one agent that the arguments name: by name, by its runtime directory, or because it is
 // the only one on this host.
 func (f *pairFlags) one(args []string) (*client, error) {
@@ -169,7 +182,7 @@ func (f *pairFlags) client(name string) (*client, error) {
 	}
 	switch all := agents(); len(all) {
 	case 0:
-		return nil, &statusError{exitNoAgent, fmt.Errorf("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
+		return nil, noAgent()
 	case 1:
 		return all[0], nil
 	default:

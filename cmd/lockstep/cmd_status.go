@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -89,7 +88,7 @@ func severity(status int) int {
 func statusOfAll(ctx context.Context, std stdio, asJSON bool) error {
 	all := agents()
 	if len(all) == 0 {
-		return &statusError{exitNoAgent, errors.New("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
+		return noAgent()
 	}
 	worst := exitOK
 	list := []replicate.Status{}

@@ -21,13 +21,15 @@ import (
 
 // onBackup is whether this is the pair's backup host, and not its source host as well.
 func (d *doctor) onBackup() bool {
-	return d.name != "" && d.pair.Transport != pair.SSH && !exists(plan.SecretFile(d.name)) && (exists(plan.SecretsFile(d.name)) || exists(plan.ModuleFile(d.name)))
+	return d.name != "" && !exists(plan.SecretFile(d.name)) && keepsBackup(d.name)
 }
 
 // examineBackup looks at the half of the path that lies on the backup host, which the source host cannot see.
 func (d *doctor) examineBackup(ctx context.Context) {
 	d.provisioned(ctx)
-	d.daemon(ctx)
+	if d.pair.Transport != pair.SSH { // else sshd starts one for each connection
+		d.daemon(ctx)
+	}
 	d.daemonRsync(ctx)
 	d.connect(ctx)
 	if d.directory() {
@@ -88,6 +90,9 @@ func (d *doctor) daemon(ctx context.Context) {
 	}
 }
 
+// otherRsync is what to do about an rsync with a fault, which need not be the one of 3.4.3.
+const otherRsync = "mend that, or install another version than 3.4.3"
+
 // daemonRsync looks for a version with a fault that makes it useless as a backup.
 func (d *doctor) daemonRsync(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
@@ -99,7 +104,7 @@ func (d *doctor) daemonRsync(ctx context.Context) {
 	case r.Path == "":
 		d.tell("rsync", levelFail, "rsync is not installed", "install rsync 3.1.3 or newer, other than 3.4.3")
 	case r.Fault != "":
-		d.tell("rsync", levelFail, "rsync "+r.Version+" here: "+r.Fault, "install another version than 3.4.3")
+		d.tell("rsync", levelFail, strings.TrimSpace("rsync "+r.Version)+" here: "+r.Fault, otherRsync)
 	default:
 		d.tell("rsync", levelOK, "rsync "+r.Version+" here; no known fault", "")
 	}

@@ -42,7 +42,7 @@ func (d *doctor) localRsync(ctx context.Context) *transfer.Runner {
 	defer cancel()
 	if facts, err := d.machine.System.Inspect(ctx, host.Query{Rsync: d.rsync == ""}); err == nil && facts.Rsync.Fault != "" {
 		// What sends needs no --delete-missing-args to work, but who restores from here may.
-		d.tell("rsync", levelWarn, "rsync "+runner.Version()+" here: "+facts.Rsync.Fault, "install another version than 3.4.3")
+		d.tell("rsync", levelWarn, "rsync "+runner.Version()+" here: "+facts.Rsync.Fault, otherRsync)
 		return runner
 	}
 	for _, w := range runner.Warnings() {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -137,7 +136,7 @@ func lookAt(ctx context.Context, pairs []*watched, clients []*client) ([]*watche
 		}
 	}
 	if len(pairs) == 0 {
-		return nil, &statusError{exitNoAgent, errors.New("no agent runs on this host\nhint: systemctl list-units 'lockstep@*'")}
+		return nil, noAgent()
 	}
 	answers := 0
 	for _, w := range pairs {

@@ -57,6 +57,9 @@ func TestTerraformMakesAPairThatIsReachedBySSHAndSwitchesItInPlace(t *testing.T)
 		t.Errorf("exposure: %v", m)
 	}
 	contains(t, run(t, w.source, "lockstep", "doctor", "data"), "SSH-2.0", "canary")
+	contains(t, run(t, w.backup, "lockstep", "doctor", "data"), "SSH-2.0", "ok    module", "ok    rsync", "ok    space")
+	contains(t, shell(t, w.backup, "lockstep status data 2>&1 || true"), "hint: this is the pair's backup host; ask on its source host")
+	contains(t, shell(t, w.backup, "lockstep status 2>&1 || true"), "hint: systemctl list-units --all 'lockstep@*'; on a backup host there is none")
 
 	t.Run("the key is good for the module alone", func(t *testing.T) {
 		for name, command := range map[string]string{
