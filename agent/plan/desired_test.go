@@ -24,69 +24,83 @@ var update = flag.Bool("update", false, "rewrite the expected files in testdata"
 // Each archive has a definition and then every file that the two hosts get from it.
 func TestFilesOfADefinition(t *testing.T) {
 	t.Parallel()
-	archives, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(archives) == 0 {
-		t.Fatalf("%d archives, %v", len(archives), err)
+	archives(t, "testdata/*.txtar", func(t *testing.T, archive *txtar.Archive) []txtar.File {
+		p := parse(t, string(archive.Files[0].Data))
+		secret := plan.Secret{User: p.Auth.User + "-2", Password: "new", Key: "key2"}
+		source := plan.SourceState(p, plan.SourceInputs{Binary: "/usr/local/bin/lockstep", Digest: "1", Secret: &secret,
+			Watches: 100_000, HaveWatches: 8192, WatchesWritable: true,
+			SSHKey: []byte("private key\n"), HostKeys: []string{"ecdsa-sha2-nistp256 AAAAhost", "ssh-ed25519 AAAAhost"}})
+		backup, err := plan.BackupState(p, plan.BackupInputs{Rsync: "/usr/bin/rsync", Allow: []string{"172.16.1.31", "fd00::31"},
+			Secrets:        []plan.Secret{{User: p.Auth.User + "-1", Password: "old", Key: "key1"}, secret},
+			AuthorizedKeys: "/root/.ssh/authorized_keys", SSHKey: "ssh-ed25519 AAAAsource"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := archive.Files[:1:1]
+		for _, host := range []struct {
+			role  string
+			state plan.State
+		}{{"source", source}, {"backup", backup}} {
+			for _, path := range slices.Sorted(maps.Keys(host.state.Files)) {
+				f := host.state.Files[path]
+				text := string(f.Data)
+				if f.Dir {
+					text = ""
+				}
+				head := fmt.Sprintf("%s %s %04o %s:%s", host.role, path, f.Mode, f.Owner, f.Group)
+				got = append(got, txtar.File{Name: head, Data: []byte(text)})
+			}
+		}
+		for _, path := range slices.Sorted(maps.Keys(backup.Lines)) {
+			got = append(got, txtar.File{Name: "backup line in " + path, Data: []byte(backup.Lines[path].Text + "\n")})
+		}
+		return got
+	})
+}
+
+// archives compares each archive with what it should be: its own beginning, and what is made of that. With -update it becomes so.
+func archives(t *testing.T, pattern string, made func(*testing.T, *txtar.Archive) []txtar.File) {
+	t.Helper()
+	names, err := filepath.Glob(pattern)
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%d archives, %v", len(names), err)
 	}
-	for _, name := range archives {
+	for _, name := range names {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			t.Parallel()
 			archive, err := txtar.ParseFile(name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := pair.Parse(archive.Files[0].Data)
-			if err != nil {
-				t.Fatal(err)
-			}
-			secret := plan.Secret{User: p.Auth.User + "-2", Password: "new", Key: "key2"}
-			source := plan.SourceState(p, plan.SourceInputs{Binary: "/usr/local/bin/lockstep", Digest: "1", Secret: &secret,
-				Watches: 100_000, HaveWatches: 8192, WatchesWritable: true,
-				SSHKey: []byte("private key\n"), HostKeys: []string{"ecdsa-sha2-nistp256 AAAAhost", "ssh-ed25519 AAAAhost"}})
-			backup, err := plan.BackupState(p, plan.BackupInputs{Rsync: "/usr/bin/rsync", Allow: []string{"172.16.1.31", "fd00::31"},
-				Secrets:        []plan.Secret{{User: p.Auth.User + "-1", Password: "old", Key: "key1"}, secret},
-				AuthorizedKeys: "/root/.ssh/authorized_keys", SSHKey: "ssh-ed25519 AAAAsource"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := &txtar.Archive{Comment: archive.Comment, Files: archive.Files[:1:1]}
-			for _, host := range []struct {
-				role  string
-				state plan.State
-			}{{"source", source}, {"backup", backup}} {
-				for _, path := range slices.Sorted(maps.Keys(host.state.Files)) {
-					f := host.state.Files[path]
-					text := string(f.Data)
-					if f.Dir {
-						text = ""
-					}
-					head := fmt.Sprintf("%s %s %04o %s:%s", host.role, path, f.Mode, f.Owner, f.Group)
-					got.Files = append(got.Files, txtar.File{Name: head, Data: []byte(text)})
-				}
-			}
-			for _, path := range slices.Sorted(maps.Keys(backup.Lines)) {
-				got.Files = append(got.Files, txtar.File{Name: "backup line in " + path, Data: []byte(backup.Lines[path].Text + "\n")})
-			}
+			got := txtar.Format(&txtar.Archive{Comment: archive.Comment, Files: made(t, archive)})
 			if *update {
-				if err := os.WriteFile(name, txtar.Format(got), 0o644); err != nil {
+				if err := os.WriteFile(name, got, 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return
 			}
-			if diff := cmp.Diff(string(txtar.Format(archive)), string(txtar.Format(got))); diff != "" {
+			if diff := cmp.Diff(string(txtar.Format(archive)), string(got)); diff != "" {
 				t.Errorf("-want +got (go test -update rewrites):\n%s", diff)
 			}
 		})
 	}
 }
 
-func sample(t *testing.T, lines ...string) pair.Pair {
+func parse(t *testing.T, definition string) pair.Pair {
 	t.Helper()
-	p, err := pair.Parse([]byte("name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n" + strings.Join(lines, "\n")))
+	p, err := pair.Parse([]byte(definition))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// short is a definition that leaves to the defaults what can be left.
+const short = "name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n"
+
+func sample(t *testing.T, lines ...string) pair.Pair {
+	t.Helper()
+	return parse(t, short+strings.Join(lines, "\n"))
 }
 
 func TestOnlyWhatTheAgentCannotReloadRestartsIt(t *testing.T) {

@@ -91,7 +91,7 @@ func Diff(current, desired State) []Step {
 	return steps
 }
 
-// leaving stops and disables the units that desired has no more.
+// leaving stops and disables the units that desired has no more, and takes away lines before the files that they lead to.
 func leaving(current, desired State) []Step {
 	var steps []Step
 	for _, name := range slices.Sorted(maps.Keys(current.Units)) {

@@ -24,19 +24,13 @@ func told(problems []pair.Problem) string {
 	return b.String()
 }
 
-// other is another pair that a host has.
-func other(t *testing.T, roles []plan.Role, lines ...string) plan.Tenant {
+// other is another pair that a host has, mail if it does not matter which.
+func other(t *testing.T, roles []plan.Role, definition string) plan.Tenant {
 	t.Helper()
-	text := "name: mail\nsource: {host: nfs02, path: /mail}\nbackup: {host: backup, path: /backup/nfs02}\n"
-	if len(lines) > 0 {
-		text = strings.Join(lines, "\n")
-	}
-	p, err := pair.Parse([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return plan.Tenant{Pair: p, Roles: roles}
+	return plan.Tenant{Pair: parse(t, definition), Roles: roles}
 }
+
+const mail = "name: mail\nsource: {host: nfs02, path: /mail}\nbackup: {host: backup, path: /backup/nfs02}\n"
 
 func TestHostThatCanHaveNoPairIsTold(t *testing.T) {
 	t.Parallel()
@@ -102,17 +96,39 @@ func able(p pair.Pair) plan.Facts {
 	return f
 }
 
+// obstacle is something that a host lacks or has, and what is told of it.
+type obstacle struct {
+	name       string
+	definition string // "" = the sample
+	facts      func(*plan.Facts)
+	want       string
+}
+
+// tell compares what is told of each obstacle on a host that is able otherwise.
+func tell(t *testing.T, obstacles []obstacle, problems func(pair.Pair, plan.Facts) []pair.Problem) {
+	t.Helper()
+	for _, tt := range obstacles {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := sample(t)
+			if tt.definition != "" {
+				p = parse(t, tt.definition)
+			}
+			f := able(p)
+			tt.facts(&f)
+			if diff := cmp.Diff(tt.want, told(problems(p, f))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestWhatASourceHostCannotBeIsTold(t *testing.T) {
 	t.Parallel()
 	both := []plan.Role{plan.Source, plan.Backup}
-	for _, tt := range []struct {
-		name  string
-		lines []string // of the definition
-		facts func(*plan.Facts)
-		want  string
-	}{
+	tell(t, []obstacle{
 		{name: "able", facts: func(*plan.Facts) {}},
-		{name: "hooks only needs no rsync", lines: []string{"name: data\nsource: {host: nfs01, path: /data}\ntransport: none\nhooks: [{name: tell, type: command, argv: [/bin/true]}]\n"},
+		{name: "hooks only needs no rsync", definition: "name: data\nsource: {host: nfs01, path: /data}\ntransport: none\nhooks: [{name: tell, type: command, argv: [/bin/true]}]\n",
 			facts: func(f *plan.Facts) { f.Rsync.Path = "" }},
 		{name: "a binary that others can change", facts: func(f *plan.Facts) { f.Untrusted = "/home/u/lockstep belongs to u, not to root" },
 			want: "unit: the service would run a program that others can change: /home/u/lockstep belongs to u, not to root\n" +
@@ -122,7 +138,7 @@ func TestWhatASourceHostCannotBeIsTold(t *testing.T) {
 		{name: "a file", facts: func(f *plan.Facts) { f.Dirs["/data"] = plan.Dir{Exists: true} },
 			want: "source.path: /data is not a directory\n  name the directory to replicate\n"},
 		{name: "no ssh client, and none is needed", facts: func(f *plan.Facts) { f.SSH = "" }},
-		{name: "no ssh client", lines: []string{"transport: ssh"}, facts: func(f *plan.Facts) { f.SSH = "" },
+		{name: "no ssh client", definition: short + "transport: ssh\n", facts: func(f *plan.Facts) { f.SSH = "" },
 			want: "login: ssh is not installed\n  install openssh-client, or write transport: daemon\n"},
 		{name: "it holds another pair's backup", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{other(t, []plan.Role{plan.Backup}, "name: mail\nsource: {host: a, path: /a}\nbackup: {host: nfs01, path: /data/backups}\n")}
@@ -135,19 +151,9 @@ func TestWhatASourceHostCannotBeIsTold(t *testing.T) {
 		}},
 		{name: "both ends on one host, one in the other", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{{Pair: sampleAt(t, "/data", "/data/backup"), Roles: both}}
-		}, lines: []string{"name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: nfs01x, path: /data/backup}\n"},
+		}, definition: "name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: nfs01x, path: /data/backup}\n",
 			want: "backup.path: /data/backup and /data are on the same host and one holds the other\n  choose directories that do not overlap\n"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			p := definition(t, tt.lines)
-			f := able(p)
-			tt.facts(&f)
-			if diff := cmp.Diff(tt.want, told(plan.SourceProblems(p, f))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+	}, plan.SourceProblems)
 }
 
 func sampleAt(t *testing.T, source, backup string) pair.Pair {
@@ -157,35 +163,17 @@ func sampleAt(t *testing.T, source, backup string) pair.Pair {
 	return p
 }
 
-// definition is a whole definition, or the sample with further lines.
-func definition(t *testing.T, lines []string) pair.Pair {
-	t.Helper()
-	if len(lines) == 1 && strings.HasPrefix(lines[0], "name: ") {
-		p, err := pair.Parse([]byte(lines[0]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	return sample(t, lines...)
-}
-
 func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 	t.Parallel()
 	backup, source := []plan.Role{plan.Backup}, []plan.Role{plan.Source}
 	const dir = "/backup/nfs01"
-	for _, tt := range []struct {
-		name  string
-		lines []string
-		facts func(*plan.Facts)
-		want  string
-	}{
+	tell(t, []obstacle{
 		{name: "able", facts: func(*plan.Facts) {}},
-		{name: "able beside another pair", facts: func(f *plan.Facts) { f.Tenants = []plan.Tenant{other(t, backup)} }},
-		{name: "no such group, though a user of the name", lines: []string{"name: data\nsource: {host: a, path: /data}\nbackup: {host: b, path: /backup/nfs01, uid: www, gid: www}\n"},
+		{name: "able beside another pair", facts: func(f *plan.Facts) { f.Tenants = []plan.Tenant{other(t, backup, mail)} }},
+		{name: "no such group, though a user of the name", definition: "name: data\nsource: {host: a, path: /data}\nbackup: {host: b, path: /backup/nfs01, uid: www, gid: www}\n",
 			facts: func(f *plan.Facts) { f.NoGroup = "www" },
 			want:  "backup.gid: the backup host has no group \"www\"\n  create it, or write root\n"},
-		{name: "no such user, no such group", lines: []string{"name: data\nsource: {host: a, path: /data}\nbackup: {host: b, path: /backup/nfs01, uid: www, gid: web}\n"},
+		{name: "no such user, no such group", definition: "name: data\nsource: {host: a, path: /data}\nbackup: {host: b, path: /backup/nfs01, uid: www, gid: web}\n",
 			facts: func(f *plan.Facts) { f.NoUser, f.NoGroup = "www", "web" },
 			want: "backup.uid: the backup host has no user \"www\"\n  create it, or write root\n" +
 				"backup.gid: the backup host has no group \"web\"\n  create it, or write root\n"},
@@ -209,7 +197,7 @@ func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 			"backup.module: module \"data\" belongs to pair \"mail\" on this host\n  choose another name in backup.module\n" +
 			"backup.port: the daemon of this host listens on port 8730, for pair \"mail\"; it can listen on one port only\n" +
 			"  write backup.port = 8730, or destroy the other pair on this host first\n"},
-		{name: "another port matters to no ssh", lines: []string{"transport: ssh"}, facts: func(f *plan.Facts) { f.Tenants = []plan.Tenant{other(t, backup)} }},
+		{name: "another port matters to no ssh", definition: short + "transport: ssh\n", facts: func(f *plan.Facts) { f.Tenants = []plan.Tenant{other(t, backup, mail)} }},
 		{name: "in the source of another pair", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{other(t, source, "name: mail\nsource: {host: a, path: /backup}\nbackup: {host: b, path: /b}\n")}
 		}, want: "backup.path: /backup/nfs01 is in the source directory of pair \"mail\", /backup, and would be replicated with it\n  choose a directory outside of it\n"},
@@ -219,7 +207,7 @@ func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 		{name: "its own pair is not in its way", facts: func(f *plan.Facts) { f.Tenants = []plan.Tenant{{Pair: sample(t), Roles: backup}} }},
 		{name: "both ends on one host, one in the other", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{{Pair: sample(t), Roles: []plan.Role{plan.Source, plan.Backup}}}
-		}, lines: []string{"name: data\nsource: {host: a, path: /backup}\nbackup: {host: b, path: /backup/nfs01}\n"},
+		}, definition: "name: data\nsource: {host: a, path: /backup}\nbackup: {host: b, path: /backup/nfs01}\n",
 			want: "backup.path: /backup/nfs01 and /backup are on the same host and one holds the other\n  choose directories that do not overlap\n"},
 		{name: "exported by the system's rsync", facts: func(f *plan.Facts) {
 			f.Exports = []plan.Export{{File: "/etc/rsyncd.conf", Module: "old", Path: "/backup"}, {File: "/etc/rsyncd.conf", Module: "data", Path: "/srv"}}
@@ -234,20 +222,10 @@ func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 			want: "backup.port: port 873 is taken by nc (process 7)\n  choose another port in backup.port, or stop what holds this one\n"},
 		{name: "somebody in another namespace has the port", facts: func(f *plan.Facts) { f.Listener = &plan.Listener{} },
 			want: "backup.port: port 873 is taken by another process\n  choose another port in backup.port, or stop what holds this one\n"},
-		{name: "ssh: sshd has the port", lines: []string{"transport: ssh"}, facts: func(f *plan.Facts) { f.Listener = &plan.Listener{PID: 7, Command: "sshd"} }},
-		{name: "ssh: no sshd", lines: []string{"transport: ssh"}, facts: func(f *plan.Facts) { f.SSHD = nil },
+		{name: "ssh: sshd has the port", definition: short + "transport: ssh\n", facts: func(f *plan.Facts) { f.Listener = &plan.Listener{PID: 7, Command: "sshd"} }},
+		{name: "ssh: no sshd", definition: short + "transport: ssh\n", facts: func(f *plan.Facts) { f.SSHD = nil },
 			want: "login: the backup host has no sshd\n  install openssh-server, or write transport: daemon\n"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			p := definition(t, tt.lines)
-			f := able(p)
-			tt.facts(&f)
-			if diff := cmp.Diff(tt.want, told(plan.BackupProblems(p, f))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+	}, plan.BackupProblems)
 }
 
 // pair.Parse takes no such path and no such name; what rsyncd.conf cannot say is refused all the same.

@@ -5,9 +5,7 @@ package plan_test
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,20 +13,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 
-	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/plan"
 )
 
 // states are what the two hosts of a definition should be; of none, nothing.
-func states(t *testing.T, definition []byte) (source, backup plan.State) {
+func states(t *testing.T, definition string) (source, backup plan.State) {
 	t.Helper()
-	if len(definition) == 0 {
+	if definition == "" {
 		return plan.State{}, plan.State{}
 	}
-	p, err := pair.Parse(definition)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := parse(t, definition)
 	secret := plan.Secret{User: "lockstep-1", Password: "hunter2", Key: "key"}
 	in := plan.SourceInputs{Binary: "/usr/local/bin/lockstep", Digest: "1", Secret: &secret}
 	if plan.BySSH(p) {
@@ -38,7 +32,7 @@ func states(t *testing.T, definition []byte) (source, backup plan.State) {
 	if p.HooksOnly() {
 		return source, plan.State{}
 	}
-	backup, err = plan.BackupState(p, plan.BackupInputs{Rsync: "/usr/bin/rsync", Allow: []string{"172.16.1.31"}, Secrets: []plan.Secret{secret},
+	backup, err := plan.BackupState(p, plan.BackupInputs{Rsync: "/usr/bin/rsync", Allow: []string{"172.16.1.31"}, Secrets: []plan.Secret{secret},
 		AuthorizedKeys: "/root/.ssh/authorized_keys", SSHKey: "ssh-ed25519 AAAAsource"})
 	if err != nil {
 		t.Fatal(err)
@@ -57,80 +51,46 @@ func removable(s plan.State) plan.State {
 // order, with the lines of files that are updated.
 func TestStepsFromOneDefinitionToAnother(t *testing.T) {
 	t.Parallel()
-	archives, err := filepath.Glob("testdata/steps/*.txtar")
-	if err != nil || len(archives) == 0 {
-		t.Fatalf("%d archives, %v", len(archives), err)
-	}
-	for _, name := range archives {
-		t.Run(filepath.Base(name), func(t *testing.T) {
-			t.Parallel()
-			archive, err := txtar.ParseFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			source0, backup0 := states(t, archive.Files[0].Data)
-			source1, backup1 := states(t, archive.Files[1].Data)
-			if len(archive.Files[1].Data) == 0 {
-				source0, backup0 = removable(source0), removable(backup0)
-			}
-			got := &txtar.Archive{Comment: archive.Comment, Files: archive.Files[:2:2]}
-			for _, host := range []struct {
-				role     string
-				from, to plan.State
-			}{{"source", source0, source1}, {"backup", backup0, backup1}} {
-				var text strings.Builder
-				for _, s := range plan.Diff(host.from, host.to) {
-					if s.Kind == plan.DaemonReload {
-						text.WriteString("daemon-reload\n")
-						continue
-					}
-					fmt.Fprintf(&text, "%s %s (%s)\n", s.Action, s.Path, s.Object)
-					if strings.Contains(s.Diff, "hunter2") {
-						t.Errorf("%s: a secret is shown", s.Path)
-					}
-					if s.Action == "update" { // what is made has archives of its own
-						for line := range strings.Lines(s.Diff) {
-							text.WriteString("  " + line)
-						}
+	archives(t, "testdata/steps/*.txtar", func(t *testing.T, archive *txtar.Archive) []txtar.File {
+		source0, backup0 := states(t, string(archive.Files[0].Data))
+		source1, backup1 := states(t, string(archive.Files[1].Data))
+		if len(archive.Files[1].Data) == 0 {
+			source0, backup0 = removable(source0), removable(backup0)
+		}
+		got := archive.Files[:2:2]
+		for _, host := range []struct {
+			role     string
+			from, to plan.State
+		}{{"source", source0, source1}, {"backup", backup0, backup1}} {
+			var text strings.Builder
+			for _, s := range plan.Diff(host.from, host.to) {
+				if s.Kind == plan.DaemonReload {
+					text.WriteString("daemon-reload\n")
+					continue
+				}
+				fmt.Fprintf(&text, "%s %s (%s)\n", s.Action, s.Path, s.Object)
+				if strings.Contains(s.Diff, "hunter2") {
+					t.Errorf("%s: a secret is shown", s.Path)
+				}
+				if s.Action == "update" { // what is made has archives of its own
+					for line := range strings.Lines(s.Diff) {
+						text.WriteString("  " + line)
 					}
 				}
-				got.Files = append(got.Files, txtar.File{Name: host.role, Data: []byte(text.String())})
 			}
-			if *update {
-				if err := os.WriteFile(name, txtar.Format(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(string(txtar.Format(archive)), string(txtar.Format(got))); diff != "" {
-				t.Errorf("-want +got (go test -update rewrites):\n%s", diff)
-			}
-		})
-	}
+			got = append(got, txtar.File{Name: host.role, Data: []byte(text.String())})
+		}
+		return got
+	})
 }
 
 func TestWhatDiffersIsToldOfItsObject(t *testing.T) {
 	t.Parallel()
-	base := []byte("name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n")
 	edit := func(p string, change func(*plan.File)) func(*plan.State) {
-		return func(s *plan.State) {
-			f, ok := s.Files[p]
-			if !ok {
-				panic("no " + p)
-			}
-			change(&f)
-			s.Files[p] = f
-		}
+		return func(s *plan.State) { changed(s.Files, p, change) }
 	}
 	unit := func(name string, change func(*plan.Unit)) func(*plan.State) {
-		return func(s *plan.State) {
-			u, ok := s.Units[name]
-			if !ok {
-				panic("no " + name)
-			}
-			change(&u)
-			s.Units[name] = u
-		}
+		return func(s *plan.State) { changed(s.Units, name, change) }
 	}
 	byHand := func(old, now string) func(*plan.File) {
 		return func(f *plan.File) {
@@ -214,7 +174,7 @@ func TestWhatDiffersIsToldOfItsObject(t *testing.T) {
 			t.Parallel()
 			var states [2]plan.State
 			for i := range states {
-				states[i] = stateOf(t, base, tt.role)
+				states[i] = stateOf(t, short, tt.role)
 			}
 			current, desired := states[0], states[1]
 			if tt.change != nil {
@@ -224,10 +184,7 @@ func TestWhatDiffersIsToldOfItsObject(t *testing.T) {
 				tt.desired(&desired)
 			}
 			steps := plan.Diff(current, desired)
-			p, err := pair.Parse(base)
-			if err != nil {
-				t.Fatal(err)
-			}
+			p := sample(t)
 			want := map[string]string{}
 			for _, object := range plan.Objects(tt.role, p.Transport) {
 				want[object] = plan.InSync
@@ -257,7 +214,17 @@ func TestWhatDiffersIsToldOfItsObject(t *testing.T) {
 	}
 }
 
-func stateOf(t *testing.T, definition []byte, role plan.Role) plan.State {
+// changed changes a value that a map has.
+func changed[V any](all map[string]V, key string, change func(*V)) {
+	value, ok := all[key]
+	if !ok {
+		panic("no " + key)
+	}
+	change(&value)
+	all[key] = value
+}
+
+func stateOf(t *testing.T, definition string, role plan.Role) plan.State {
 	t.Helper()
 	source, backup := states(t, definition)
 	if role == plan.Source {
@@ -322,14 +289,13 @@ func (m machine) do(s plan.Step) error {
 
 func TestStepsLeadFromAnyStateToAnyOther(t *testing.T) {
 	t.Parallel()
-	const start = "name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\n"
-	definitions := []string{"", start, start + "exclude: [x]\n", start + "transport: ssh\n", start + "watch: {backend: inotify}\n",
+	definitions := []string{"", short, short + "exclude: [x]\n", short + "transport: ssh\n", short + "watch: {backend: inotify}\n",
 		"name: data\nsource: {host: nfs01, path: /tmp/data}\nbackup: {host: backup, path: /b, port: 8730, uid: backup}\n",
 		"name: data\nsource: {host: nfs01, path: /data}\ntransport: none\nhooks: [{name: tell, type: command, argv: [/bin/true]}]\n"}
 	for _, role := range []plan.Role{plan.Source, plan.Backup} {
 		for i, from := range definitions {
 			for k, to := range definitions {
-				current, desired := removable(stateOf(t, []byte(from), role)), stateOf(t, []byte(to), role)
+				current, desired := removable(stateOf(t, from, role)), stateOf(t, to, role)
 				// As reading the host finds it: what is asked about is there, if only as absent.
 				m := machine{plan.State{User: &plan.User{Name: "lockstep", Exists: current.User != nil}, Files: maps.Clone(current.Files),
 					Lines: maps.Clone(current.Lines), Units: maps.Clone(current.Units), Sysctls: map[string]string{}}}
@@ -355,7 +321,7 @@ func TestStepsLeadFromAnyStateToAnyOther(t *testing.T) {
 func TestWhatDiffersInALineIsTold(t *testing.T) {
 	t.Parallel()
 	const file = "/root/.ssh/authorized_keys"
-	_, backup := states(t, []byte("name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup, path: /backup/nfs01}\ntransport: ssh\n"))
+	_, backup := states(t, short+"transport: ssh\n")
 	want := backup.Lines[file]
 	for _, tt := range []struct {
 		name    string
