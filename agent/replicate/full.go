@@ -179,8 +179,8 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 // differs makes what a comparison found dirty.
 func (l *loop) differs(now, first time.Time, items []transfer.Item) {
 	for _, it := range items {
-		if it.New && it.Dir {
-			l.q.MarkNew(now, first, it.Path)
+		if it.New {
+			l.q.MarkNew(now, first, it.Path, it.Dir)
 		} else {
 			l.q.Mark(now, first, it.Path, false)
 		}

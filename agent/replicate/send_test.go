@@ -117,6 +117,23 @@ func TestFileThatIsBeingCopiedIsWaitedForLonger(t *testing.T) {
 	})
 }
 
+// Nobody saw how a file was made that was there before the agent. The backup does not have it, so it is new.
+func TestFileThatIsBeingCopiedAtTheStartIsWaitedFor(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.open["copy"] = true
+		r.begin("a", "copy")
+		for range 20 {
+			r.e.set(func() { r.e.src.put("copy", node{size: r.e.src["copy"].size + copyRate}) })
+			r.after(time.Second)
+		}
+		if r.onBackup("copy") {
+			t.Error("a file was sent while it was being copied")
+		}
+		r.e.set(func() { delete(r.e.open, "copy") })
+		r.settles(time.Second)
+	})
+}
+
 // A directory with many new files is sent by recursion, and so is everything when the backup is far behind. Neither is
 // a way for a file to its final name while it is short.
 func TestFileThatIsBeingCopiedIsLeftOutOfARecursiveRun(t *testing.T) {
