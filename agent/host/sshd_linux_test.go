@@ -14,14 +14,25 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// HostKey of sshd_config(5) names a private key, with or without a public file beside it, or a public key that an agent has.
-func TestPublicHalfOfAHostKey(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
+// newKey is a private key, and its public half as files have it.
+func newKey(t *testing.T) (private ed25519.PrivateKey, line string) {
+	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return private, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+// HostKey of sshd_config(5) names a private key, with or without a public file beside it, or a public key that an agent has.
+func TestPublicHalfOfAHostKey(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	private, want := newKey(t)
 	block, err := ssh.MarshalPrivateKey(private, "")
 	if err != nil {
 		t.Fatal(err)
@@ -30,11 +41,6 @@ func TestPublicHalfOfAHostKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 	for name, text := range map[string]string{
 		"alone": string(pem.EncodeToMemory(block)), "beside": "no key", "beside.pub": want + " root@backup\n", "agent.pub": want + "\n",
 		"locked": string(pem.EncodeToMemory(locked)), "locked.pub": want, "rubbish": "x", "lonely": string(pem.EncodeToMemory(locked)),

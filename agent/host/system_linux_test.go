@@ -4,8 +4,6 @@ package host
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -22,7 +20,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
 )
@@ -116,15 +113,7 @@ printf 'port 22\npermitrootlogin prohibit-password\nallowusers admin\nallowusers
 		"ufw":          "echo 'Status: inactive'\n",
 		"nft":          `[ "$LC_ALL" = C ] && printf 'table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n'` + "\n",
 	})
-	public, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hostKey := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+	_, hostKey := newKey(t)
 	if err := os.WriteFile(filepath.Join(dir, "host_key.pub"), []byte(hostKey+" root@backup\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

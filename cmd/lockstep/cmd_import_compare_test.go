@@ -49,15 +49,9 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-func newSersyncHost(t *testing.T, change func(confxml string) string, settings ...string) *sersyncHost {
-	t.Helper()
-	p := newPatient(t)
-	configure(t, p, settings...)
-	h := &sersyncHost{
-		t: t, daemon: p, src: filepath.Join(p.dir, "data"), dst: p.backup, conf: filepath.Join(p.dir, "confxml.xml"),
-		overflow: filepath.Join(p.dir, "overflow"), looks: filepath.Join(p.dir, "looks"), stop: func() {},
-	}
-	text := fmt.Sprintf(`<?xml version="1.0" encoding="ISO-8859-1"?>
+// confxml is what sersync reads. rest is what follows commonParams.
+func confxml(source, address, module, params, rest string) string {
+	return fmt.Sprintf(`<?xml version="1.0" encoding="ISO-8859-1"?>
 <head version="2.5">
     <filter start="false"/>
     <inotify>
@@ -72,17 +66,28 @@ func newSersyncHost(t *testing.T, change func(confxml string) string, settings .
     </inotify>
     <sersync>
 	<localpath watch="%s">
-	    <remote ip="%s" name="data"/>
+	    <remote ip="%s" name="%s"/>
 	    <!--<remote ip="192.168.8.39" name="tongbu"/>-->
 	</localpath>
 	<rsync>
-	    <commonParams params="-az"/>
-	    <auth start="true" users="lockstep" passwordfile="%s"/>
-	    <userDefinedPort start="true" port="%d"/><!-- port=874 -->
+	    <commonParams params="%s"/>
+	    %s
 	</rsync>
     </sersync>
 </head>
-`, h.src, p.address, p.passwordFile, p.daemonPort)
+`, source, address, module, strings.ReplaceAll(params, `"`, "&quot;"), rest)
+}
+
+func newSersyncHost(t *testing.T, change func(confxml string) string, settings ...string) *sersyncHost {
+	t.Helper()
+	p := newPatient(t)
+	configure(t, p, settings...)
+	h := &sersyncHost{
+		t: t, daemon: p, src: filepath.Join(p.dir, "data"), dst: p.backup, conf: filepath.Join(p.dir, "confxml.xml"),
+		overflow: filepath.Join(p.dir, "overflow"), looks: filepath.Join(p.dir, "looks"), stop: func() {},
+	}
+	text := confxml(h.src, p.address, "data", "-az", fmt.Sprintf(`<auth start="true" users="lockstep" passwordfile="%s"/>
+	    <userDefinedPort start="true" port="%d"/><!-- port=874 -->`, p.passwordFile, p.daemonPort))
 	if change != nil {
 		text = change(text)
 	}

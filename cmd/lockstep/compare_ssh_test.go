@@ -19,30 +19,7 @@ import (
 func (w *sshWorld) compareBySSH(rsync, params, ssh, module string) (status int, out, errs string) {
 	w.t.Helper()
 	conf := filepath.Join(w.t.TempDir(), "confxml.xml")
-	write(w.t, conf, fmt.Sprintf(`<?xml version="1.0" encoding="ISO-8859-1"?>
-<head version="2.5">
-    <filter start="false"/>
-    <inotify>
-	<delete start="true"/>
-	<createFolder start="true"/>
-	<createFile start="true"/>
-	<closeWrite start="true"/>
-	<moveFrom start="true"/>
-	<moveTo start="true"/>
-	<attrib start="true"/>
-	<modify start="true"/>
-    </inotify>
-    <sersync>
-	<localpath watch="%s">
-	    <remote ip="127.0.0.1" name="%s"/>
-	</localpath>
-	<rsync>
-	    <commonParams params="%s"/>
-	    %s
-	</rsync>
-    </sersync>
-</head>
-`, w.source, module, strings.ReplaceAll(params, `"`, "&quot;"), ssh), 0o644)
+	write(w.t, conf, confxml(w.source, "127.0.0.1", module, params, ssh), 0o644)
 	var stdout bytes.Buffer
 	var stderr safeBuffer
 	ctx, enough := context.WithCancel(w.t.Context())
