@@ -128,10 +128,14 @@ func dispatch(ctx context.Context, std stdio, args []string) int {
 		}
 	}
 	hint := "lockstep help lists the commands"
+	var meant []string
 	for _, c := range commands() {
-		if strings.HasPrefix(c.name, args[0]) {
-			hint = "did you mean lockstep " + c.name + "?"
+		if args[0] != "" && strings.HasPrefix(c.name, args[0]) {
+			meant = append(meant, c.name)
 		}
+	}
+	if len(meant) > 0 {
+		hint = "did you mean lockstep " + strings.Join(meant, " or ") + "?"
 	}
 	fmt.Fprintf(std.err, "lockstep: unknown command %q\nhint: %s\n", args[0], hint)
 	return exitUsage
