@@ -276,8 +276,8 @@ func (r *pairResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 		if err != nil {
 			var he *hostError
 			if errors.As(err, &he) && he.Unreachable {
-				err = he.withHint("Nothing was changed on the other host. If this host is gone for good, run `lockstep destroy " +
-					m.Name.ValueString() + " --role source` (or backup) on the other one, and then terraform state rm ADDRESS.")
+				err = he.withHint("Nothing was changed on the other host. If this host is gone for good, run `lockstep destroy --role source " +
+					m.Name.ValueString() + "` (or backup) on the other one, and then terraform state rm ADDRESS.")
 			}
 			resp.Diagnostics.Append(hostDiagnostic(role, err))
 			if len(away) == 0 {

@@ -121,19 +121,10 @@ func newPairFlags(std stdio, name, args string) *pairFlags {
 	return f
 }
 
-// parse takes flags before and after the pair's name.
+// parse gives the pair's name, "" without one.
 func (f *pairFlags) parse(args []string) (name string, err error) {
-	if err := f.Parse(args); err != nil {
-		return "", flagError(err)
-	}
-	if f.NArg() > 0 {
-		name = f.Arg(0)
-		if err := f.Parse(f.Args()[1:]); err != nil {
-			return "", flagError(err)
-		}
-	}
-	if f.NArg() > 0 {
-		return "", usageError(fmt.Errorf("unexpected argument %q", f.Arg(0)))
+	if name, err = oneArgument(f.FlagSet, args); err != nil {
+		return "", err
 	}
 	if filepath.Base(name) != name && name != "" {
 		return "", usageError(fmt.Errorf("%q is not the name of a pair", name))

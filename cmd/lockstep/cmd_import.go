@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -112,24 +111,6 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 		msg += "\nhint: --source-host and --backup-path say what confxml.xml does not"
 	}
 	return &statusError{exitFailure, errors.New(msg)}
-}
-
-// parseMixed parses flags that may stand before, between and after the other arguments.
-func parseMixed(flags *flag.FlagSet, args []string) ([]string, error) {
-	var rest []string
-	for {
-		if err := flags.Parse(args); err != nil {
-			return nil, err
-		}
-		if flags.NArg() == 0 {
-			return rest, nil
-		}
-		if n := len(args) - flags.NArg(); n > 0 && args[n-1] == "--" {
-			return append(rest, flags.Args()...), nil
-		}
-		rest = append(rest, flags.Arg(0))
-		args = flags.Args()[1:]
-	}
 }
 
 // maxInput is more than any definition or confxml.xml has; the parsers refuse less.

@@ -101,16 +101,16 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 		set.BoolVar(&f.rotate, "rotate", false, "backup: make a new password; the old one works until --fingerprint tells that the source has switched")
 		set.StringVar(&f.fingerprint, "fingerprint", "", "backup: the `FINGERPRINT` that the source host printed; ends a rotation")
 	}
-	if err := set.Parse(args); err != nil {
-		return f, flagError(err)
+	name, err := oneArgument(set, args)
+	if err != nil {
+		return f, err
 	}
-	rest := set.Args()
-	if len(rest) > 0 && (verb == plan.Read || verb == plan.Destroy) {
-		f.name, rest = rest[0], rest[1:]
+	if verb == plan.Read || verb == plan.Destroy {
+		f.name, name = name, ""
 	}
 	switch {
-	case len(rest) > 0:
-		return f, usageError(fmt.Errorf("unexpected argument %q", rest[0]))
+	case name != "":
+		return f, usageError(fmt.Errorf("unexpected argument %q\nhint: %s reads a definition: write --definition FILE", name, verb))
 	case f.role == "":
 		return f, usageError(errors.New("--role is missing\nhint: write --role source or --role backup"))
 	case f.role != string(plan.Source) && f.role != string(plan.Backup):

@@ -47,13 +47,10 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 	f.StringVar(&files.runtime, "runtime-dir", "", "runtime `directory` (default $RUNTIME_DIRECTORY or "+runRoot+"/NAME)")
 	rsync := f.String("rsync", "", "rsync `binary` (default: the one in PATH)")
 	debug := f.Bool("debug", false, "log every transfer")
-	if err := f.Parse(args); err != nil {
-		return flagError(err)
-	}
-	name := f.Arg(0)
+	name, err := oneArgument(f, args)
 	switch {
-	case f.NArg() > 1:
-		return usageError(fmt.Errorf("unexpected argument %q", f.Arg(1)))
+	case err != nil:
+		return err
 	case name == "" && (files.definition == "" || files.state == "" || files.runtime == ""):
 		return usageError(errRunNeeds)
 	}
@@ -62,7 +59,7 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	p, err := readDefinition(files.definition)
-	if errors.Is(err, fs.ErrNotExist) && name != "" {
+	if errors.Is(err, fs.ErrNotExist) && files.definition == filepath.Join(pairsDir, name+".yaml") {
 		err = fmt.Errorf("%w\nhint: %s", err, pairsHere())
 	}
 	if err != nil {

@@ -175,6 +175,38 @@ func newFlags(std stdio, more string, calls ...string) *flag.FlagSet {
 	return f
 }
 
+// parseMixed parses flags that may stand before, between and after the other arguments.
+func parseMixed(flags *flag.FlagSet, args []string) ([]string, error) {
+	var rest []string
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			return rest, nil
+		}
+		if n := len(args) - flags.NArg(); n > 0 && args[n-1] == "--" {
+			return append(rest, flags.Args()...), nil
+		}
+		rest = append(rest, flags.Arg(0))
+		args = flags.Args()[1:]
+	}
+}
+
+// oneArgument parses flags and the one argument that may be among them; "" without one.
+func oneArgument(flags *flag.FlagSet, args []string) (string, error) {
+	rest, err := parseMixed(flags, args)
+	switch {
+	case err != nil:
+		return "", flagError(err)
+	case len(rest) > 1:
+		return "", usageError(fmt.Errorf("unexpected argument %q", rest[1]))
+	case len(rest) == 1:
+		return rest[0], nil
+	}
+	return "", nil
+}
+
 func runVersion(_ context.Context, std stdio, args []string) error {
 	flags := newFlags(std, "", "version")
 	if err := flags.Parse(args); err != nil {
