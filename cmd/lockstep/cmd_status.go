@@ -208,7 +208,7 @@ func printStatus(w io.Writer, s replicate.Status, now time.Time) error {
 	return p.err
 }
 
-// fullLine leaves f.Entries to --json: it is what was on the backup before anything was sent, 0 of a first full batch that sent everything.
+// fullLine leaves f.Entries to --json: it is what the guard goes by, which was counted before the full batch sent anything: 0 of a first one.
 func fullLine(f replicate.FullStatus, now time.Time) string {
 	var parts []string
 	switch {
