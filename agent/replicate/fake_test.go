@@ -446,6 +446,26 @@ func (e *fakeEngine) setAnswer(f func(what string, paths []string) *transfer.Res
 	e.answer = f
 }
 
+// fails is an answer: runs of a kind, or all when it is "", come to nothing.
+func fails(kind string, class transfer.Class, message string) func(string, []string) *transfer.Result {
+	return func(what string, _ []string) *transfer.Result {
+		if kind == "" || what == kind {
+			return failure(class, message)
+		}
+		return nil
+	}
+}
+
+// lasts is an answer: runs of a kind take longer, and are done then.
+func lasts(kind string, d time.Duration) func(string, []string) *transfer.Result {
+	return func(what string, _ []string) *transfer.Result {
+		if what == kind {
+			time.Sleep(d)
+		}
+		return nil
+	}
+}
+
 // set changes the engine while it is in use.
 func (e *fakeEngine) set(f func()) {
 	e.mu.Lock()

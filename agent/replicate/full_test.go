@@ -33,12 +33,7 @@ func TestLiveChangesFlowBesideTheComparison(t *testing.T) {
 		r.start()
 		r.e.set(func() { r.e.takes = 5 * time.Millisecond })
 		r.after(time.Minute)
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			if what == "list" {
-				time.Sleep(time.Hour)
-			}
-			return nil
-		})
+		r.e.setAnswer(lasts("list", time.Hour))
 		if _, err := r.l.sync(t.Context()); err != nil {
 			t.Fatal(err)
 		}

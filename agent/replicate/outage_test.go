@@ -18,9 +18,7 @@ func TestUnreachableBackupIsProbedWithBackOff(t *testing.T) {
 		p.Retry.Initial, p.Retry.Max = pair.Duration(time.Second), pair.Duration(time.Minute)
 	}, func(t *testing.T, r *rig) {
 		r.begin()
-		r.e.setAnswer(func(string, []string) *transfer.Result {
-			return failure(transfer.Transient, "no connection to backup:873")
-		})
+		r.e.setAnswer(fails("", transfer.Transient, "no connection to backup:873"))
 		down := time.Since(r.e.began)
 		r.write("a", "1")
 		r.after(200 * time.Millisecond)
@@ -57,9 +55,7 @@ func TestUnreachableBackupIsProbedWithBackOff(t *testing.T) {
 
 func TestPermanentFailureIsRetriedSlowlyOrWhenAsked(t *testing.T) {
 	bubble(t, func(p *pair.Pair) { p.Retry.Max = pair.Duration(5 * time.Minute) }, func(t *testing.T, r *rig) {
-		r.e.setAnswer(func(string, []string) *transfer.Result {
-			return failure(transfer.Permanent, "the backup host refuses the password")
-		})
+		r.e.setAnswer(fails("", transfer.Permanent, "the backup host refuses the password"))
 		r.begin()
 		r.wantState(Failing, "password", "mend it")
 		r.after(3 * time.Minute)
@@ -82,12 +78,7 @@ func TestPermanentFailureIsRetriedSlowlyOrWhenAsked(t *testing.T) {
 func TestFullDiskOnTheBackupRecoversByItself(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin()
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			if what == "send" {
-				return failure(transfer.NoSpace, "the backup is full")
-			}
-			return nil
-		})
+		r.e.setAnswer(fails("send", transfer.NoSpace, "the backup is full"))
 		for i := range 50 {
 			r.write(fmt.Sprintf("f%d", i), "1")
 		}
@@ -105,13 +96,12 @@ func TestFullDiskOnTheBackupRecoversByItself(t *testing.T) {
 func TestTransferThatIsNotUnderstoodIsBisected(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin()
-		bad := func(what string, paths []string) *transfer.Result {
+		r.e.setAnswer(func(_ string, paths []string) *transfer.Result {
 			if slices.Contains(paths, "f37") {
 				return failure(transfer.Unknown, "rsync ended with status 99")
 			}
 			return nil
-		}
-		r.e.setAnswer(bad)
+		})
 		r.writeAll(node{data: "1"}, numbered("f%d", 100)...)
 		r.after(900 * time.Millisecond)
 		s := r.wantState(Degraded, "f37", "status 99")
@@ -142,9 +132,7 @@ func TestTransferThatIsNotUnderstoodIsBisected(t *testing.T) {
 func TestWhenNothingIsUnderstoodItIsAnOutage(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin()
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			return failure(transfer.Unknown, "rsync ended with status 99")
-		})
+		r.e.setAnswer(fails("", transfer.Unknown, "rsync ended with status 99"))
 		r.writeAll(node{data: "1"}, numbered("f%d", 2000)...)
 		r.after(time.Minute)
 		r.wantState(Failing, "status 99")
@@ -179,12 +167,7 @@ func TestSilentTransferMakesUsAskTheBackup(t *testing.T) {
 func TestSlowTransferIsLeftAlone(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin("a")
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			if what == "send" {
-				time.Sleep(10 * time.Minute)
-			}
-			return nil
-		})
+		r.e.setAnswer(lasts("send", 10*time.Minute))
 		r.write("b", "1")
 		r.after(9 * time.Minute)
 		r.wantState(Behind)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
-	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
@@ -85,12 +84,7 @@ func TestNotInStepWithDeletionsThatWereDropped(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			if what == "list" {
-				time.Sleep(time.Second)
-			}
-			return nil
-		})
+		r.e.setAnswer(lasts("list", time.Second))
 		r.after(500 * time.Millisecond)
 		if r.onBackup("a") || !r.onBackup("b") {
 			t.Fatal("the comparison is over already, or the deletion is not")
