@@ -267,6 +267,11 @@ func (s *Server) KillConnections() error {
 	if err != nil {
 		return err
 	}
+	return KillAll(pids)
+}
+
+// KillAll ends processes with SIGKILL. Some may have ended by themselves.
+func KillAll(pids []int) error {
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err

@@ -349,13 +349,8 @@ func (r *run) fault(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for _, pid := range children {
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-					return err
-				}
-			}
 			if len(children) > 0 {
-				break
+				return rsynctest.KillAll(children)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
