@@ -171,13 +171,22 @@ func (f *pairFlags) client(name string) (*client, error) {
 	case name != "":
 		return newClient(name, filepath.Join(runRoot, name)), nil
 	}
-	switch all := agents(); len(all) {
+	return only(agents())
+}
+
+// only is the one agent that there is.
+func only(all []*client) (*client, error) {
+	switch len(all) {
 	case 0:
 		return nil, noAgent()
 	case 1:
 		return all[0], nil
 	default:
-		return nil, usageError(fmt.Errorf("%d agents run on this host: name one of them", len(all)))
+		var names []string
+		for _, c := range all {
+			names = append(names, c.name)
+		}
+		return nil, usageError(fmt.Errorf("%d agents run on this host: name one of %s", len(names), strings.Join(names, ", ")))
 	}
 }
 
