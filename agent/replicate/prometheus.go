@@ -65,7 +65,7 @@ func writeMetrics(m *metrics.Writer, s *Status, now time.Time) {
 	m.Counter("lockstep_watch_overflows_total", "Overflows of the kernel's event queue.", float64(s.Watch.Overflows))
 	m.Bool("lockstep_full_running", "Whether a full batch runs.", s.Full.Running)
 	m.Counter("lockstep_full_batches_total", "Full batches begun.", float64(s.Full.Started))
-	m.Gauge("lockstep_full_entries", "Entries on the backup as of the last full batch.", float64(s.Full.Entries))
+	m.Gauge("lockstep_full_entries", "Entries on the backup, as the guard of deletions goes by them.", float64(s.Full.Entries))
 	if s.Full.Last != nil {
 		m.Gauge("lockstep_full_last_timestamp_seconds", "When a full batch was last completed.", seconds(*s.Full.Last))
 		m.Gauge("lockstep_full_last_duration_seconds", "How long that one took.", s.Full.LastSeconds)
