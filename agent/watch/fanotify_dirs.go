@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,15 +16,27 @@ import (
 // fanCache is how many directories are known by their handle, in each of two generations: at most about 4 MB.
 const fanCache = 8192
 
+// Of the handle of a directory that has just been deleted, anywhere on the filesystem, the kernel now and then says ENOMEM with most
+// of the memory free, and ESTALE a moment later: seen on ext4, Linux 6.18. Iget_locked in fs/inode.c has no other answer while a
+// new inode of that number is being made. Where memory is short in truth, many events may fail; only the first of them waits.
+const (
+	handleTries = 10
+	handlePause = time.Millisecond
+)
+
 // lookup returns where a directory is.
 func (f *fanotify) lookup(dir []byte) place {
 	if p, ok := f.cache.get(dir); ok {
 		return p
 	}
 	p, err := f.resolve(string(dir))
+	for tries := 1; errors.Is(err, unix.ENOMEM) && tries < handleTries && !f.failed; tries++ {
+		time.Sleep(handlePause)
+		p, err = f.resolve(string(dir))
+	}
 	if err != nil {
 		// For want of memory or descriptors. What the event was about is not known, so it may be anything; the
-		// next tick says so.
+		// next look says so.
 		f.failed = true
 		return place{outside: true}
 	}
@@ -71,6 +84,11 @@ func (f *fanotify) resolveAt(mount, dir string) (string, error) {
 			return "", err
 		}
 		f.open[mount] = at
+	}
+	if f.tune.handle != nil {
+		if err := f.tune.handle(); err != nil {
+			return "", err
+		}
 	}
 	fd, err := unix.OpenByHandleAt(at, fanHandle(dir), unix.O_PATH|unix.O_CLOEXEC)
 	if err != nil {

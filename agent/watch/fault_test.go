@@ -74,6 +74,36 @@ func TestKernelQueueOverflowIsToldAndMadeUpFor(t *testing.T) {
 	f.wantFaults(1, 0)
 }
 
+// The kernel says ENOMEM, too, when there is memory, and then not for long.
+func TestHandleThatCannotBeOpenedForAMoment(t *testing.T) {
+	t.Parallel()
+	needFanotify(t)
+	for name, c := range map[string]struct {
+		refused int64
+		faults  int
+	}{"a moment": {handleTries - 1, 0}, "longer": {handleTries, 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.mkdir("d")
+			var refused atomic.Int64
+			f.watch("fanotify", func(_ *Options, tune *tuning) {
+				tune.handle = func() error {
+					if refused.Add(-1) >= 0 {
+						return unix.ENOMEM
+					}
+					return nil
+				}
+			})
+			f.sync()
+			refused.Store(c.refused)
+			f.do(os.WriteFile(f.path("d/f"), nil, 0o644))
+			f.seen("d/f")
+			f.wantFaults(c.faults, 0)
+		})
+	}
+}
+
 // TestReaderThatCannotWaitOverflowsLikeTheKernel fills the buffer between the reader and the watcher.
 func TestReaderThatCannotWaitOverflowsLikeTheKernel(t *testing.T) {
 	t.Parallel()

@@ -29,6 +29,8 @@ type tuning struct {
 	unique bool
 	// add stands before each inotify_add_watch(2) and may refuse in its place.
 	add func(path string) error
+	// handle stands before each open_by_handle_at(2) and may refuse in its place.
+	handle func() error
 	// stall is called before each read of the reader.
 	stall func()
 }
