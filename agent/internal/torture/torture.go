@@ -345,6 +345,11 @@ func (r *run) fault(ctx context.Context) error {
 			if err := r.h.step(); err != nil {
 				return err
 			}
+			if _, err := r.status(ctx); err != nil {
+				// It has just been started, and asks rsync for its version. Without an answer it ends, for systemd to start it again.
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
 			children, err := r.children()
 			if err != nil {
 				return err
