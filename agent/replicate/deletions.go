@@ -274,7 +274,7 @@ func (l *loop) startHeldCheck(now time.Time) bool {
 				back = append(back, f)
 			}
 		}
-		mounted := mount != "" && apart(r, mount)
+		mounted := mount != "" && r.MountedOn(mount)
 		l.post(func(now time.Time) { l.heldChecked(now, empty, mounted, back) })
 	})
 	return true

@@ -16,6 +16,7 @@ type root interface {
 	Lstat(path string) (transfer.Entry, error)
 	OpenForWriting(path string) bool
 	Children(dir string) ([]transfer.Child, error)
+	MountedOn(dir string) bool
 }
 
 // engine is what moves the bytes: rsync, or a fake in tests.

@@ -19,10 +19,10 @@ import (
 
 // node is a file, with its content, or a directory.
 type node struct {
-	dir  bool
-	data string
-	size int64
-	dev  uint64
+	dir     bool
+	data    string
+	size    int64
+	mounted bool // something is mounted on it
 }
 
 // tree is a directory tree by path; the root itself is not in it.
@@ -162,7 +162,7 @@ func (e *fakeEngine) lstat(p string) (transfer.Entry, error) {
 		return transfer.Entry{}, fs.ErrNotExist
 	}
 	if n.dir {
-		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2, Dev: n.dev}, nil
+		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2}, nil
 	}
 	st := transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1}
 	if e.open[p] {
@@ -175,6 +175,12 @@ func (r fakeRoot) OpenForWriting(p string) bool {
 	r.e.mu.Lock()
 	defer r.e.mu.Unlock()
 	return r.e.open[p]
+}
+
+func (r fakeRoot) MountedOn(dir string) bool {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	return r.e.src[dir].mounted
 }
 
 func (r fakeRoot) Children(dir string) ([]transfer.Child, error) {

@@ -150,6 +150,36 @@ func TestBarrierWaitsForAnUnmount(t *testing.T) {
 	}
 }
 
+// A bind mount has the device number of what is around it when it is of the same filesystem, as below the root of an NFS server's exports.
+func TestUnmountedBindMountDeletesNothing(t *testing.T) {
+	for _, backend := range []string{"inotify", "fanotify"} {
+		t.Run(backend, func(t *testing.T) {
+			s := newSite(t, func(p *pair.Pair) { p.Watch.Backend = backend })
+			s.onMount("10m")
+			s.write("home/f", "1")
+			s.mkdir("exports/home")
+			bind := func() {
+				t.Helper()
+				s.do(unix.Mount(s.path("home"), s.path("exports/home"), "", unix.MS_BIND, ""))
+			}
+			bind()
+			t.Cleanup(func() { _ = unix.Unmount(s.path("exports/home"), unix.MNT_DETACH) })
+			s.start()
+			s.equal()
+			s.do(unix.Unmount(s.path("exports/home"), 0))
+			if st := s.untilState(Held); !strings.Contains(st.Reason, "exports/home") {
+				t.Errorf("held because %s", st.Reason)
+			}
+			if !s.onBackup("exports/home/f") {
+				t.Error("what is not mounted any more was deleted")
+			}
+			bind()
+			s.untilState(InStep)
+			s.equal()
+		})
+	}
+}
+
 // C16: a full disk on the backup host is told, and is no end.
 func TestFullDiskOnTheBackup(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// mountsFile, in the state directory, lists the directories below the source on which another filesystem was seen. While
-// one of them is not mounted, what is missing there was not deleted.
+// mountsFile, in the state directory, lists the directories below the source on which something was seen mounted. While
+// nothing is mounted on one of them, what is missing there was not deleted.
 const mountsFile = "mounts.json"
 
 // mounts is the set of such directories. It is replaced and never changed: jobs read it too.
@@ -50,24 +50,10 @@ func (m mounts) write(stateDir string) error {
 	return writeState(filepath.Join(stateDir, mountsFile), append(data, '\n'))
 }
 
-// apart reports whether another filesystem than that of its parent is mounted on a directory.
-func apart(r root, path string) bool {
-	parent, ok := parentOf(path)
-	if !ok {
-		return false
-	}
-	st, err := r.Lstat(path)
-	if err != nil || !st.Mode.IsDir() {
-		return false
-	}
-	up, err := r.Lstat(parent)
-	return err == nil && up.Dev != st.Dev
-}
-
 // missing returns the directory of m with which a path is gone because it is not mounted; ok is false when there is none.
 func (m mounts) missing(r root, path string) (dir string, ok bool) {
 	for dir := range m {
-		if (isBelow(path, dir) || isBelow(dir, path)) && !apart(r, dir) {
+		if (isBelow(path, dir) || isBelow(dir, path)) && !r.MountedOn(dir) {
 			return dir, true
 		}
 	}
@@ -90,7 +76,7 @@ func (l *loop) lookAtMounts(now time.Time) {
 			return // the next full batch looks again
 		}
 		defer r.Close()
-		found = slices.DeleteFunc(found, func(path string) bool { return !apart(r, path) })
+		found = slices.DeleteFunc(found, func(path string) bool { return !r.MountedOn(path) })
 		l.post(func(time.Time) { l.setMounts(found, nil) })
 	})
 }

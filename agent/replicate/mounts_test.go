@@ -16,7 +16,7 @@ func TestUnmountedBelowTheSourceDeletesNothing(t *testing.T) {
 			r.e.set(func() {
 				r.e.src.remove("d/m")
 				if r.e.src.put("d/m", node{dir: true}); there {
-					r.e.src.put("d/m", node{dir: true, dev: 7})
+					r.e.src.put("d/m", node{dir: true, mounted: true})
 					r.e.src.put("d/m/f", node{data: "1"})
 					r.e.src.put("d/m/g", node{data: "1"})
 				}

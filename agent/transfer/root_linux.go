@@ -244,6 +244,26 @@ func (r *Root) Children(dir string) ([]Child, error) {
 	return children, nil
 }
 
+// MountedOn reports whether something is mounted on a directory below the source directory: another filesystem, or, with Linux 5.8, a bind
+// mount of the same one (statx(2), STATX_ATTR_MOUNT_ROOT).
+func (r *Root) MountedOn(dir string) bool {
+	if dir == "" || checkPath(dir) != nil {
+		return false
+	}
+	fd, err := r.openBelow(dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return false
+	}
+	defer closeFD(fd)
+	var stx unix.Statx_t
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT, 0, &stx) == nil && stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+	}
+	var st, up unix.Stat_t
+	parent, _ := split(dir)
+	return unix.Fstat(fd, &st) == nil && r.lstat(parent, &up) == nil && st.Dev != up.Dev
+}
+
 func (r *Root) lstat(path string, st *unix.Stat_t) error {
 	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 	dir, name := split(path)
