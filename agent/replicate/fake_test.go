@@ -104,6 +104,7 @@ type fakeEngine struct {
 	// during is called in the middle of a run that sends or deletes.
 	during func(what string, paths []string)
 	locked map[string]bool // cannot be read, or not be looked into
+	ahead  int             // runs that were asked to launch the next one too
 
 	onDelete func(p string) // for each entry that is deleted on the backup
 }
@@ -219,6 +220,9 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 	what := job.Kind.String()
 	if job.Force {
 		what = "force"
+	}
+	if job.Ahead > 0 {
+		e.set(func() { e.ahead++ })
 	}
 	if res := e.begin(ctx, what, job.Paths); res != nil {
 		return *res

@@ -82,16 +82,43 @@ func (js jobs) slots(parallel int) (small, slow int) {
 	return small, min(slow, small)
 }
 
-// gathering returns until when no further batch is started because one is on its way, while the next one grows. A run takes
-// about 8 ms, most of which is spent on starting it. One that takes longer than watch.delay, because it carries much or
-// goes far, has company.
-func (js jobs) gathering(delay time.Duration) (until time.Time) {
-	for j := range js {
-		if t := j.started.Add(delay); j.slot && !j.slow && t.After(until) {
+// gathering returns until when no further batch is started because one is on its way, while the next one grows. One that takes
+// longer than watch.delay, because it carries much or goes far, has company.
+func (l *loop) gathering() (until time.Time) {
+	for j := range l.jobs {
+		if t := j.started.Add(time.Duration(l.pair.Watch.Delay)); j.slot && !j.slow && t.After(until) {
 			until = t
 		}
 	}
-	return until
+	return later(until, l.pace.ready)
+}
+
+const (
+	// streamGap is how soon after one another batches begin in a stream.
+	streamGap = 50 * time.Millisecond
+
+	// aheadFor is how long the rsync of the next batch of a stream waits for it. As long as it does, the source directory cannot be unmounted.
+	aheadFor = 100 * time.Millisecond
+
+	// aheadTakes is how long it takes to start rsync and to log in, on two hosts of one network.
+	aheadTakes = 8 * time.Millisecond
+)
+
+// pace tells whether batches follow one another closely. Then the rsync of the next one is started ahead, and the next one grows until
+// that is ready.
+type pace struct {
+	last  time.Time // when the last batch began
+	ready time.Time
+}
+
+// next notes that a batch begins, and reports whether it belongs to a stream.
+func (s *pace) next(now time.Time) bool {
+	in := now.Sub(s.last) < streamGap
+	s.last = now
+	if in {
+		s.ready = now.Add(aheadTakes)
+	}
+	return in
 }
 
 // suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.

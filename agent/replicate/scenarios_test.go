@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -720,17 +719,13 @@ func TestFrozenRsyncIsEnded(t *testing.T) {
 	cmd := s.startProcess()
 	s.wait()
 	s.do(os.WriteFile(s.path("big"), make([]byte, 3<<20), 0o644))
-	// Not before it is an rsync: between fork and exec it would be the agent that is stopped.
 	var pid int
-	s.until("rsync runs", func(Status) bool {
-		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
-		for _, list := range lists {
-			children, _ := os.ReadFile(list)
-			for _, child := range strings.Fields(string(children)) {
-				if name, _ := os.ReadFile("/proc/" + child + "/comm"); strings.TrimSpace(string(name)) == "rsync" {
-					pid, _ = strconv.Atoi(child)
-					return true
-				}
+	s.until("rsync sends", func(Status) bool {
+		open, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+		for _, fd := range open {
+			if file, _ := os.Readlink(fd); file == s.path("big") {
+				_, err := fmt.Sscanf(fd, "/proc/%d/", &pid)
+				return err == nil && pid != cmd.Process.Pid // which looks whether somebody writes to it
 			}
 		}
 		return false

@@ -69,7 +69,7 @@ func (l *loop) sleep(now time.Time) time.Duration {
 	default:
 		if small > 0 {
 			if wake, ok := l.q.Wake(); ok {
-				consider(later(wake, l.jobs.gathering(time.Duration(l.pair.Watch.Delay))), true)
+				consider(later(wake, l.gathering()), true)
 			}
 			consider(l.ledger.wake())
 		}

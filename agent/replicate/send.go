@@ -81,7 +81,7 @@ func (l *loop) startBatch(now time.Time) bool {
 		l.requestFull(tooMuch)
 		return true
 	}
-	if now.Before(l.jobs.gathering(time.Duration(l.pair.Watch.Delay))) {
+	if now.Before(l.gathering()) {
 		return false
 	}
 	b, ok := l.q.Next(now, batchPaths)
@@ -125,6 +125,10 @@ func (l *loop) startSend(now time.Time, w *work) {
 		}
 	}
 	l.moving.note(w.batch.Entries)
+	var ahead time.Duration
+	if l.pace.next(now) {
+		ahead = aheadFor
+	}
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
 	checksum := l.distrust.touches(entries)
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
@@ -137,7 +141,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		if p.bytes < bigFile {
 			progress = nil // it costs rsync a system call a line
 		}
-		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum, Small: p.bytes < int64(len(p.send))*smallFile}
+		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum, Small: p.bytes < int64(len(p.send))*smallFile, Ahead: ahead}
 		res := eng.Run(ctx, r, run, progress)
 		moved := p.dirs.moved(r)
 		l.post(func(now time.Time) { l.settle(now, w, res, moved); l.arrived(res, p.send, nil) })

@@ -285,3 +285,35 @@ func TestBatchOfTheSourceDirectoryHasAName(t *testing.T) {
 		}
 	}
 }
+
+// An rsync is started ahead only where another batch is to be expected soon, and the next batch grows until it is ready.
+func TestRsyncIsAheadInAStream(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.set(func() { r.e.takes = 2 * time.Millisecond })
+		r.begin("a")
+		for i := range 5 {
+			r.after(time.Second)
+			r.write(fmt.Sprint("alone", i), "1")
+		}
+		r.after(time.Second)
+		if r.e.ahead != 0 {
+			t.Errorf("%d times for changes that come alone", r.e.ahead)
+		}
+		before := r.e.count("send")
+		for i := range 300 {
+			r.after(3 * time.Millisecond)
+			r.write(fmt.Sprint("stream", i), "1")
+		}
+		r.after(time.Second)
+		stream := r.e.times("send")[before:]
+		if r.e.ahead != len(stream)-1 || len(stream) < 50 {
+			t.Errorf("%d times for %d batches", r.e.ahead, len(stream))
+		}
+		for i, at := range stream[2:] { // the first has to be followed by a second, to be known as one
+			if gap := at - stream[i+1]; gap < aheadTakes {
+				t.Errorf("batch %d after %v", i+2, gap)
+			}
+		}
+		r.wantEqual()
+	})
+}

@@ -31,7 +31,7 @@ type gulps struct {
 	done chan struct{}
 }
 
-// newGulps makes the pipe. Either run or close must follow.
+// newGulps makes the pipe. Either started, run and finish, or close must follow.
 func newGulps() (*gulps, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
@@ -46,9 +46,11 @@ func newGulps() (*gulps, error) {
 	return g, nil
 }
 
+// started says that the child has its end of the pipe.
+func (g *gulps) started() { _ = g.w.Close() }
+
 // run reads until the last writer has closed the pipe, or until finish.
 func (g *gulps) run(to io.Writer) {
-	_ = g.w.Close() // the child has it
 	go func() {
 		defer close(g.done)
 		buf := make([]byte, 64<<10)

@@ -87,6 +87,7 @@ func TestGulpsEndWithTheChild(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 			out := slowWriter{fd: g.r}
+			g.started()
 			g.run(&out)
 			if err := cmd.Wait(); err != nil {
 				t.Error(err)

@@ -34,6 +34,16 @@ func (r *Root) Close() error { return unix.Close(r.fd) }
 // dir is the directory as exec.Cmd.Dir: the child changes to it before its descriptors are rearranged.
 func (r *Root) dir() string { return "/proc/self/fd/" + strconv.Itoa(r.fd) }
 
+// place is one directory as one mount shows it. It is not given to another as long as some process is in it.
+type place struct{ major, minor, ino, mount uint64 }
+
+// place returns where the handle leads, or false before Linux 5.8 (statx(2), STATX_MNT_ID).
+func (r *Root) place() (place, bool) {
+	var stx unix.Statx_t
+	err := unix.Statx(r.fd, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT, unix.STATX_INO|unix.STATX_MNT_ID, &stx)
+	return place{uint64(stx.Dev_major), uint64(stx.Dev_minor), stx.Ino, stx.Mnt_id}, err == nil && stx.Mask&unix.STATX_MNT_ID != 0
+}
+
 // realPath is what getcwd(3) says in the directory, and so the beginning of the names in rsync's messages.
 func (r *Root) realPath() (string, error) { return os.Readlink(r.dir()) }
 
@@ -310,7 +320,8 @@ func fileMode(mode uint32) fs.FileMode {
 	return m
 }
 
-// OpenForWriting reports whether some process has the regular file at path open for writing, or mapped so.
+// OpenForWriting reports whether some process has the file at path open for writing, or mapped so. The caller has seen a regular file
+// there; whatever has taken its place since is opened without waiting for anybody, and let go.
 // What prevents the check counts as false: no right to take a lease (it takes the owner or CAP_LEASE), a
 // filesystem without leases, a file that is gone.
 //
@@ -322,26 +333,15 @@ func (r *Root) OpenForWriting(path string) bool {
 	if path == "" || checkPath(path) != nil {
 		return false
 	}
-	// With O_PATH first, so that a device or a fifo is never opened for real.
-	handle, err := r.openBelow(path, unix.O_PATH)
-	if err != nil {
-		return false
-	}
-	defer closeFD(handle)
-	var st unix.Stat_t
-	if unix.Fstat(handle, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return false
-	}
-	fd, err := ignoringEINTR(func() (int, error) {
-		return unix.Open("/proc/self/fd/"+strconv.Itoa(handle), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	})
+	fd, err := r.openBelow(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return false
 	}
 	defer closeFD(fd) // which drops the lease too
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
-	if err == nil {
-		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK) // Close does it if this does not
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false
 	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY)
 }

@@ -3,13 +3,11 @@
 package transfer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -74,7 +72,7 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 		newest = ""
 	}
 	var deleted int64
-	res := r.exec(ctx, kind, root, paths, fileList(paths), r.args(c), func(line string) error {
+	each := func(line string) error {
 		if it, ok := parseItem(line); ok {
 			if it.Extraneous {
 				deleted++
@@ -87,7 +85,8 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 			}
 		}
 		return nil
-	})
+	}
+	res := r.send(ctx, kind, root, paths, r.args(c), job.Ahead, each)
 	show()
 	res.Stats.Deleted = max(res.Stats.Deleted, deleted)
 	return merge(early, res)
@@ -216,30 +215,51 @@ func (r *Runner) notRun(ctx context.Context, res Result, err error) Result {
 	return res
 }
 
+// send does as exec, with a process that was launched ahead if there is one, and launches the next.
+func (r *Runner) send(ctx context.Context, kind runKind, root *Root, paths, args []string, ahead time.Duration, each func(line string) error) Result {
+	p := r.launched(root, args)
+	if p != nil {
+		r.log.Debug("rsync", "argv", p.cmd.Args, "paths", len(paths), "ahead", true)
+		p.feed(fileList(paths))
+	}
+	if ahead > 0 {
+		r.launchAhead(root, args, ahead)
+	}
+	if p == nil {
+		return r.exec(ctx, kind, root, paths, fileList(paths), args, each)
+	}
+	res := r.follow(ctx, p, newReport(kind, root, paths), each)
+	if res.Class != Transient {
+		return res
+	}
+	// Its connection may have been dead before it had anything to do.
+	again := r.exec(ctx, kind, root, paths, fileList(paths), args, each)
+	again.Cut = again.Cut || res.Cut
+	return again
+}
+
 // exec runs rsync in the root's directory with the list of the paths on its standard input. Each line of standard
 // output that is neither a message nor a statistic goes to each; an error from it ends the run.
 func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []string, list []byte, args []string, each func(line string) error) Result {
-	began := time.Now()
 	if err := ctx.Err(); err != nil {
 		return r.notRun(ctx, Result{}, err)
 	}
-	runCtx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	rep := newReport(kind, root, paths)
+	p, err := r.launch(root, args)
+	if err != nil {
+		return r.notRun(ctx, Result{}, err)
+	}
+	r.log.Debug("rsync", "argv", p.cmd.Args, "paths", len(paths))
+	p.feed(list)
+	return r.follow(ctx, p, newReport(kind, root, paths), each)
+}
+
+// follow reads what a process says that has its list, and judges what became of it.
+func (r *Runner) follow(ctx context.Context, p *process, rep *report, each func(line string) error) Result {
+	began := time.Now()
+	defer p.stop(nil)
+	defer context.AfterFunc(ctx, func() { p.stop(context.Cause(ctx)) })()
 	var stats Stats
 	stopped := false
-
-	cmd := exec.CommandContext(runCtx, r.rsync, args...)
-	cmd.Env = environment()
-	if r.opts.Target.PasswordFile == "" {
-		// Else rsync asks for a password on the terminal, or takes our file list for one.
-		cmd.Env = append(cmd.Env, "RSYNC_PASSWORD=")
-	}
-	cmd.Dir = "/"
-	if root != nil {
-		cmd.Dir = root.dir()
-	}
-	cmd.Stdin = bytes.NewReader(list)
 	out := &lines{returns: true, each: func(line string) {
 		if !strings.HasPrefix(line, itemMark) && !maybeProgress(line) && (rep.outLine(line) || stats.statLine(line)) || line == "" {
 			return
@@ -249,34 +269,14 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 		}
 		if err := each(line); err != nil {
 			stopped = true
-			stop(err)
+			p.stop(err)
 		}
 	}}
 	errs := &lines{each: rep.errLine}
-	pipe, err := newGulps()
-	if err != nil {
-		return r.notRun(ctx, Result{}, err)
-	}
-	cmd.Stdout, cmd.Stderr = pipe.w, errs
-	// A session of its own is a group of its own, and has no terminal to ask on. When we are killed, rsync ends too, and
-	// does not go on beside the next agent.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = killDelay
-	r.log.Debug("rsync", "argv", cmd.Args, "paths", len(paths))
-
-	if err := cmd.Start(); err != nil {
-		pipe.close()
-		return r.notRun(ctx, Result{}, err)
-	}
-	pipe.run(out)
-	ended := r.children.add(cmd.Process.Pid)
-	err = cmd.Wait()
-	ended()
-	pipe.finish()
+	p.hear(out, errs)
 	out.flush()
 	errs.flush()
-	status := cmd.ProcessState.ExitCode()
+	status := p.cmd.ProcessState.ExitCode()
 
 	res := Result{Status: status, Stats: stats, Stderr: rep.stderr.String(), Elapsed: time.Since(began)}
 	res.Failed = rep.Failed
@@ -285,13 +285,13 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 	res.Blocked = keys(rep.blocked)
 	res.Kept = keys(rep.kept)
 	res.Incomplete = rep.incomplete
-	cause := context.Cause(runCtx)
+	cause := context.Cause(p.ctx)
 	switch {
 	case cause != nil && status != ExitOK && status != ExitVanished && status != ExitPartial:
 		// Rsync that has ended by itself before our signal came to it has a result of its own.
 		res = withVerdict(res, Stopped, "stopped", "")
 	case status < 0:
-		res = withVerdict(res, Transient, fmt.Sprintf("rsync was ended: %v", err), "")
+		res = withVerdict(res, Transient, fmt.Sprintf("rsync was ended: %v", p.wait), "")
 	default:
 		res.judge(status, rep, &r.opts.Target)
 	}

@@ -28,6 +28,7 @@ type Runner struct {
 	rules    ruleCache
 	writers  writers
 	children children
+	ahead    ahead
 }
 
 // version is that of rsync.

@@ -81,6 +81,8 @@ type Job struct {
 	Skip []string
 	// Full says that a full batch asks: FullExclude is obeyed too. Tree only.
 	Full bool
+	// Ahead, when not 0, launches the rsync of the next such job too, which then takes a quarter of the time if it comes within Ahead.
+	Ahead time.Duration
 	// Small says that most files are: progress may then come for some dozens at a time, which costs less.
 	Small bool
 }

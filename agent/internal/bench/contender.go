@@ -11,12 +11,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
+	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
 // site is one source directory and one rsync daemon with a module for it, all below dir. The daemon is set up as lockstep
@@ -94,7 +98,7 @@ func lockstep(binary, name string, definition ...string) contender {
 			}
 			cmd := exec.CommandContext(ctx, binary, "run", "--definition", file, "--password-file", s.PasswordFile,
 				"--state-dir", filepath.Join(s.dir, "state"), "--runtime-dir", filepath.Join(s.dir, "run"))
-			return cmd, startQuietly(cmd, filepath.Join(s.dir, "lockstep.log"))
+			return cmd, withSlack(unit.TimerSlack, func() error { return startQuietly(cmd, filepath.Join(s.dir, "lockstep.log")) })
 		},
 		ready: func(ctx context.Context, s *site) error {
 			return poll(ctx, 60*time.Second, func() error {
@@ -106,6 +110,17 @@ func lockstep(binary, name string, definition ...string) contender {
 			})
 		},
 	}
+}
+
+// withSlack lets start start a process with the timer slack that its unit gives it: a process has that of the thread that made it.
+func withSlack(slack time.Duration, start func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	err := start()
+	return errors.Join(err, unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0)) // 0: what it was
 }
 
 // status is what the benchmark reads of `lockstep status --json`.

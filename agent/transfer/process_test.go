@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
+)
+
+// aheadLong is how long a process waits in tests: longer than they take.
+const aheadLong = time.Minute
+
+// launchOne runs a job after which a process waits for the next, and returns that.
+func (f *fixture) launchOne(path string) *process {
+	f.Helper()
+	f.done(f.run(Job{Kind: Send, Paths: []string{path}, Ahead: aheadLong}))
+	p := f.waiting()
+	if p == nil {
+		f.Fatal("no process waits")
+	}
+	f.Cleanup(func() {
+		if w := f.waiting(); w != nil && f.r.ahead.release(w) {
+			w.dismiss()
+		}
+	})
+	return p
+}
+
+func (f *fixture) waiting() *process {
+	f.r.ahead.mu.Lock()
+	defer f.r.ahead.mu.Unlock()
+	return f.r.ahead.process
+}
+
+func (f *fixture) ended(p *process) {
+	f.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(20 * time.Second):
+		f.Fatal("it does not end")
+	}
+}
+
+func TestOneRsyncIsAheadOfItsJob(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"keep": file(""), "d": dir{}})
+	p := f.launchOne("keep")
+	for i := range 5 {
+		// It looks at the disk when it gets its list: what was made, changed or removed since it was started counts.
+		name := fmt.Sprintf("d/f%d", i)
+		f.write(name, "1")
+		f.done(f.run(Job{Kind: Send, Paths: []string{"d", name}, Ahead: aheadLong}))
+		f.ended(p) // it was the one that did the job
+		if status := p.cmd.ProcessState.ExitCode(); status != ExitOK {
+			t.Errorf("status %d", status)
+		}
+		next := f.waiting()
+		if next == nil || next == p {
+			t.Fatal("no other process waits")
+		}
+		p = next
+	}
+	f.same()
+	f.rm("d/f0")
+	f.perPath(f.send("d/f0", "d/f1"), Result{Class: Done, Changed: []string{"d/f0"}})
+	f.ended(p)
+	if f.waiting() != nil {
+		t.Error("another waits, for which nobody asked")
+	}
+}
+
+func TestNoJobOfAnotherKindTakesTheRsyncThatIsAhead(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"keep": file(""), "p": dir{"f": file("")}})
+	f.full()
+	p := f.launchOne("keep")
+	f.rm("p")
+	f.write("p", "a file now")
+	f.make(dir{"d": dir{"f": file("")}})
+	f.done(f.run(Job{Kind: Send, Paths: []string{"p"}, Force: true}))
+	f.done(f.run(Job{Kind: Send, Paths: []string{"keep"}, Checksum: true}))
+	f.done(f.run(Job{Kind: Tree, Paths: []string{"d"}}))
+	f.same()
+	if f.waiting() != p || p.hasEnded() {
+		t.Error("it was taken")
+	}
+}
+
+// It has connected, and ends without a job as a run with nothing to do: no error in the log of the backup host.
+func TestRsyncThatIsAheadGoesWhenNoJobComes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"keep": file("")})
+	f.done(f.run(Job{Kind: Send, Paths: []string{"keep"}, Ahead: 50 * time.Millisecond}))
+	p := f.waiting()
+	if p == nil {
+		t.Skip("it has gone already: this machine is busy")
+	}
+	f.ended(p)
+	if status := p.cmd.ProcessState.ExitCode(); status != ExitOK || f.waiting() != nil {
+		t.Errorf("status %d, or it still waits for a job", status)
+	}
+	f.done(f.send("keep"))
+}
+
+// The path of the source directory leads to another directory meanwhile: what waits is in the old one.
+func TestRsyncThatIsAheadSendsFromNoOtherDirectory(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": file("of the old one")})
+	p := f.launchOne("a")
+	f.ok(os.Rename(f.src, f.src+".old"))
+	f.make(dir{"a": file("of the new one, which is longer")})
+	f.done(f.send("a"))
+	f.same()
+	f.ended(p)
+}
+
+// Nothing of that may reach whoever asked for the job: it would look as if the backup host could not be reached.
+func TestJobDoesNotFailWithTheRsyncThatIsAhead(t *testing.T) {
+	t.Parallel()
+	for name, breakIt := range map[string]func(f *fixture, p *process) error{
+		"killed":             func(_ *fixture, p *process) error { return p.cmd.Process.Kill() },
+		"connection killed":  func(f *fixture, _ *process) error { return f.d.KillConnections() },
+		"daemon made anew":   func(f *fixture, _ *process) error { return restarted(f.d) },
+		"killed and noticed": func(f *fixture, p *process) error { defer f.ended(p); return p.cmd.Process.Kill() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.make(dir{"a": file("")})
+			p := f.launchOne("a")
+			for f.connections() == 0 { // it has connected
+				time.Sleep(time.Millisecond)
+			}
+			f.ok(breakIt(f, p))
+			f.write("b", "1")
+			f.done(f.send("b"))
+			f.same()
+			f.ended(p)
+		})
+	}
+}
+
+func restarted(d *rsynctest.Server) error {
+	if err := d.KillConnections(); err != nil {
+		return err
+	}
+	if err := d.Stop(); err != nil {
+		return err
+	}
+	return d.Start()
+}
+
+func (f *fixture) connections() int {
+	n, err := f.d.Connections()
+	f.ok(err)
+	return n
+}
+
+// It is stopped by a signal, and so neither does its job nor ends: the job ends when it is told to.
+func TestJobOfAFrozenRsyncEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": file("")})
+	p := f.launchOne("a")
+	f.ok(syscall.Kill(p.cmd.Process.Pid, syscall.SIGSTOP))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	go func() {
+		<-ctx.Done()
+		_ = syscall.Kill(p.cmd.Process.Pid, syscall.SIGCONT) // else it takes killDelay
+	}()
+	if res := f.r.Run(ctx, f.root(), Job{Kind: Send, Paths: []string{"a"}}, nil); res.Class != Stopped {
+		t.Errorf("%+v", res)
+	}
+	f.ended(p)
+}
+
+// What is in the way of unmounting is gone after a moment.
+func TestRsyncThatIsAheadLeavesTheDirectory(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": file("")})
+	p := f.launchOne("a")
+	where, err := os.Readlink(filepath.Join("/proc", fmt.Sprint(p.cmd.Process.Pid), "cwd"))
+	if err != nil || where != f.src {
+		t.Errorf("it is in %q: %v", where, err)
+	}
+	if !f.r.ahead.release(p) {
+		t.Fatal("it does not wait")
+	}
+	p.dismiss()
+	if !p.hasEnded() {
+		t.Error("it has not ended")
+	}
+}
