@@ -313,10 +313,21 @@ func (s *inotify) walked(l listing) {
 			s.hide(child, rel)
 			continue
 		}
-		if s.watch(child) != 0 {
+		if id := s.watch(child); id != 0 && !s.leaf(id) {
 			s.walk.stack = append(s.walk.stack, child)
 		}
 	}
+}
+
+// leaf reports whether no directory is in one that has just been watched. It need not be listed then, which is half of the work
+// of a walk; of a directory that is made in it later there is an event.
+func (s *inotify) leaf(id dirID) bool {
+	d := s.dirs.at(id)
+	if !s.walk.leaves || s.dirs.devs[d.dev-1] != s.walk.dev {
+		return false
+	}
+	st, err := lstat(d.path)
+	return err == nil && isDir(&st) && st.Nlink == 2 && st.Ino == d.ino && uint64(st.Dev) == s.walk.dev
 }
 
 // watchMounts makes a new start wherever something was mounted or unmounted.

@@ -240,6 +240,20 @@ func blindness(path string) string {
 	return fmt.Sprintf("%s is a %s filesystem: changes made by another host are seen by the next full batch, not by the watch", path, name)
 }
 
+// countsLinks reports whether a directory of the filesystem at path has two links and one more for each directory in it (".."), so that
+// one with two has none. Others do not count, or not reliably: btrfs, overlayfs, network and FUSE filesystems.
+func countsLinks(path string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.TMPFS_MAGIC: // the first is ext2 and ext3 too
+		return true
+	}
+	return false
+}
+
 func withSlash(dir string) string {
 	if strings.HasSuffix(dir, "/") {
 		return dir

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,5 +163,42 @@ func TestLocalFilesystemsAreNotBlind(t *testing.T) {
 	}
 	if s := blindness("/proc"); s != "" {
 		t.Error(s)
+	}
+}
+
+// Where countsLinks says so, a directory has two links and one for each directory in it.
+func TestDirectoriesCountTheirLinks(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{t.TempDir(), "/dev/shm"} {
+		if !countsLinks(where) {
+			continue
+		}
+		top, err := os.MkdirTemp(where, "lockstep-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(top) })
+		links := func(want uint64) {
+			t.Helper()
+			if st, err := lstat(top); err != nil || uint64(st.Nlink) != want {
+				t.Errorf("%s: %d links, want %d: %v", where, st.Nlink, want, err)
+			}
+		}
+		links(2)
+		for _, name := range []string{"f", "l"} {
+			if err := os.Symlink("nowhere", filepath.Join(top, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		links(2)
+		for i := range 3 {
+			if err := os.Mkdir(filepath.Join(top, fmt.Sprint(i)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			links(3 + uint64(i))
+		}
+	}
+	if countsLinks("/proc") || countsLinks("/nonexistent") {
+		t.Error("of /proc nothing is known")
 	}
 }

@@ -72,6 +72,8 @@ type walk struct {
 	listed  chan listing
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
+	leaves  bool   // a directory that has no other in it can be told without listing it (see countsLinks),
+	dev     uint64 // on this filesystem
 	begun   time.Time
 	ended   time.Time
 	took    time.Duration
@@ -243,8 +245,12 @@ func (s *inotify) begin(ctx context.Context) error {
 			}
 		}(s.walk.todo, s.walk.listed)
 	}
+	s.walk.leaves = false
 	if s.dirs.len > 0 {
 		s.walk.stack = append(s.walk.stack, s.root.path)
+		if st, err := lstat(s.root.path); err == nil {
+			s.walk.leaves, s.walk.dev = countsLinks(s.root.path), uint64(st.Dev)
+		}
 	}
 	return nil
 }

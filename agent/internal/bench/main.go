@@ -156,7 +156,7 @@ func (b *bench) round(ctx context.Context, r round, binary string, only []string
 				}
 			case "W9":
 				for _, c := range backends(binary) {
-					if err := b.events(ctx, r, w+"/"+c.name, c, binary); err != nil {
+					if err := b.events(ctx, r, w+"/"+c.name, c); err != nil {
 						return err
 					}
 				}
@@ -187,7 +187,7 @@ func (b *bench) w5(ctx context.Context, r round, binary string) (err error) {
 		return err
 	}
 	for _, c := range backends(binary) {
-		if err := b.manyDirs(ctx, r, s, "W5/"+c.name, c, binary); err != nil {
+		if err := b.manyDirs(ctx, r, s, "W5/"+c.name, c); err != nil {
 			return err
 		}
 	}

@@ -120,7 +120,7 @@ func comeAndGo(ctx context.Context, root string, dirs []string, n, rate int) err
 func burst(root string, n, perDir, size int) error {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	for i := range n {
-		dir := filepath.Join(root, fmt.Sprintf("t%04d", i/perDir))
+		dir := burstDir(root, i/perDir)
 		if i%perDir == 0 {
 			if err := os.Mkdir(dir, 0o755); err != nil {
 				return err
@@ -132,6 +132,8 @@ func burst(root string, n, perDir, size int) error {
 	}
 	return nil
 }
+
+func burstDir(root string, i int) string { return filepath.Join(root, fmt.Sprintf("t%04d", i)) }
 
 // manyDirs is the tree of W5, made with fixed times so that two copies are equal.
 func manyDirs(root string, dirs, files int) error {
