@@ -254,6 +254,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 		return
 	}
 	l.learn(now, c.res)
+	if c.res.Hidden {
+		l.passedOver(now)
+	}
 	f.problem = ""
 	if c.res.Incomplete {
 		f.problem = "the comparison was not complete, so nothing was deleted: " + c.res.Message

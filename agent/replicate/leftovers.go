@@ -19,6 +19,7 @@ type leftovers struct {
 	wanted bool      // the pair is not in step until then
 	at     time.Time // not before
 	late   time.Time // a second look; zero: none
+	again  bool      // a look soon, if the next one passes over what may be of a transfer that runs
 }
 
 // cutOff notes that a transfer did not come to its end, or that one has left something that is still there.
@@ -30,7 +31,20 @@ func (l *loop) cutOff(now time.Time) {
 		wanted: true,
 		at:     now.Add(cleanUp),
 		late:   now.Add(time.Duration(l.pair.Transfer.Timeout) + lateCleanUp),
+		again:  true,
 	}
+	l.full.valid = false
+}
+
+// passedOver notes that a comparison of everything has passed over temporary files, which may be of transfers that run. After a broken
+// one they may be what it left: the next look knows those that nobody owns.
+func (l *loop) passedOver(now time.Time) {
+	o := &l.leftovers
+	if !o.again || o.wanted {
+		return
+	}
+	o.again = false
+	o.wanted, o.at = true, now.Add(cleanUp)
 	l.full.valid = false
 }
 

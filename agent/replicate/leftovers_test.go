@@ -44,6 +44,38 @@ func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
 	})
 }
 
+// A temporary file that was left beside a transfer that runs may be of that: it is looked at once more, soon, and not over and over.
+func TestWhatABrokenTransferLeftBesideAnotherIsLookedAtTwice(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.set(func() { r.e.listEnd = &transfer.Result{Hidden: true} })
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what != "send" {
+				return nil
+			}
+			res := failure(transfer.Transient, "broken")
+			res.Cut = true
+			return res
+		})
+		r.write("b", "1")
+		r.after(100 * time.Millisecond)
+		r.e.setAnswer(nil)
+		before := r.e.count("list")
+		for r.e.count("list") == before {
+			r.after(10 * time.Millisecond)
+		}
+		r.after(100 * time.Millisecond)
+		if s := r.status(); s.State == InStep {
+			t.Error("in step, and what was passed over may be left for good")
+		}
+		r.settles(5 * time.Second)
+		r.after(30 * time.Second)
+		if n := r.e.count("list") - before; n != 2 {
+			t.Errorf("%d comparisons, want 2", n)
+		}
+	})
+}
+
 // Rsync's directory for parts goes as a whole, when no part in it is of use any more.
 func TestNotInStepWhilePartsOfNoUseAreLeft(t *testing.T) {
 	for name, tree := range map[string]bool{"everything is compared": false, "a tree is": true} {

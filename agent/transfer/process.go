@@ -123,7 +123,7 @@ func (r *Runner) launchAhead(root *Root, args []string, keep time.Duration) {
 	a := &r.ahead
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	place, ok := root.place()
+	here, ok := root.place()
 	if !ok || a.process != nil {
 		return
 	}
@@ -131,7 +131,7 @@ func (r *Runner) launchAhead(root *Root, args []string, keep time.Duration) {
 	if err != nil {
 		return // the job will say so
 	}
-	p.place, a.process = place, p
+	p.place, a.process = here, p
 	a.expiry = time.AfterFunc(keep, func() {
 		if a.release(p) {
 			p.dismiss()
