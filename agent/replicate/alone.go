@@ -33,3 +33,5 @@ func (e alone) ListMissing(context.Context, root, []string, func(transfer.Item) 
 func (e alone) Probe(context.Context) transfer.Result { return transfer.Result{Class: transfer.Done} }
 
 func (e alone) Children() []int { return nil }
+
+func (e alone) Close() {}

@@ -35,12 +35,22 @@ func (l *loop) wait(ctx context.Context) error {
 	defer os.Remove(file)
 	select {
 	case <-b.done:
-		return nil
+		return l.leave(ctx)
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-l.quit:
 		return errStopped
 	}
+}
+
+// leave lets go of the source directory, unless something is sent: who has waited may want to unmount it.
+func (l *loop) leave(ctx context.Context) error {
+	var eng engine
+	if err := l.call(ctx, func(time.Time) { eng = l.eng }); err != nil {
+		return err
+	}
+	eng.Close()
+	return nil
 }
 
 // cookieSeen notes that the events from before a barrier have all been taken in.

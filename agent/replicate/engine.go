@@ -27,6 +27,7 @@ type engine interface {
 	ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result
 	Probe(ctx context.Context) transfer.Result
 	Children() []int // process ids
+	Close()          // ends what waits for a job
 }
 
 // rsync is the engine that runs the real thing.
@@ -58,6 +59,8 @@ func (e rsync) ListMissing(ctx context.Context, r root, paths []string, each fun
 func (e rsync) Probe(ctx context.Context) transfer.Result { return e.runner.Probe(ctx) }
 
 func (e rsync) Children() []int { return e.runner.Children() }
+
+func (e rsync) Close() { e.runner.Close() }
 
 func handle(r root) *transfer.Root {
 	t, ok := r.(*transfer.Root)

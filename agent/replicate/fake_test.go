@@ -105,6 +105,7 @@ type fakeEngine struct {
 	during func(what string, paths []string)
 	locked map[string]bool // cannot be read, or not be looked into
 	ahead  int             // runs that were asked to launch the next one too
+	closed int             // how often what waits for a job was dismissed
 
 	onDelete func(p string) // for each entry that is deleted on the backup
 }
@@ -240,7 +241,7 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var res transfer.Result
+	res := transfer.Result{Ahead: job.Ahead > 0, Elapsed: e.takes}
 	for _, p := range job.Paths {
 		_, err := e.lstat(p)
 		if job.Kind == transfer.Delete {
@@ -423,6 +424,8 @@ func (e *fakeEngine) Probe(ctx context.Context) transfer.Result {
 }
 
 func (e *fakeEngine) Children() []int { return nil }
+
+func (e *fakeEngine) Close() { e.set(func() { e.closed++ }) }
 
 // count returns how many runs of a kind there were.
 func (e *fakeEngine) count(what string) int {

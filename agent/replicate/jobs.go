@@ -65,6 +65,16 @@ func (js jobs) has(kind string) bool {
 	return false
 }
 
+// sendsSince reports whether a run is still there that began before a time and may send.
+func (js jobs) sendsSince(t time.Time) bool {
+	for j := range js {
+		if j.slot && j.started.Before(t) {
+			return true
+		}
+	}
+	return false
+}
+
 // slots returns how many more may be started of parallel runs: any, and slow ones, which must leave one for the small.
 func (js jobs) slots(parallel int) (small, slow int) {
 	parallel = max(parallel, 1)
@@ -90,35 +100,50 @@ func (l *loop) gathering() (until time.Time) {
 			until = t
 		}
 	}
+	if l.outage != nil {
+		return until
+	}
 	return later(until, l.pace.ready)
 }
 
 const (
-	// streamGap is how soon after one another batches begin in a stream.
-	streamGap = 50 * time.Millisecond
+	// streamGap is how soon after the end of one the next batch of a stream begins.
+	streamGap = 20 * time.Millisecond
 
-	// aheadFor is how long the rsync of the next batch of a stream waits for it. As long as it does, the source directory cannot be unmounted.
-	aheadFor = 100 * time.Millisecond
+	// aheadFor is how long the rsync of the next batch of a stream waits for it, after the end of the last. As long as it does, the source
+	// directory cannot be unmounted.
+	aheadFor = 25 * time.Millisecond
 
 	// aheadTakes is how long it takes to start rsync and to log in, on two hosts of one network.
 	aheadTakes = 8 * time.Millisecond
+
+	// aheadPays is how long a run may take, for one to be ahead of the next. With ssh, or on the way to a far host, the login takes longer
+	// than a stream waits.
+	aheadPays = 100 * time.Millisecond
 )
 
 // pace tells whether batches follow one another closely. Then the rsync of the next one is started ahead, and the next one grows until
 // that is ready.
 type pace struct {
-	last  time.Time // when the last batch began
-	ready time.Time
+	ended time.Time     // when the last run of a batch ended
+	took  time.Duration // how long it took
+	ready time.Time     // when the rsync that is ahead should be
 }
 
-// next notes that a batch begins, and reports whether it belongs to a stream.
-func (s *pace) next(now time.Time) bool {
-	in := now.Sub(s.last) < streamGap
-	s.last = now
-	if in {
-		s.ready = now.Add(aheadTakes)
+// begin returns how long an rsync is to wait for the next batch when one begins: 0 is not at all.
+func (p *pace) begin(now time.Time) (ahead time.Duration) {
+	if now.Sub(p.ended) < streamGap && p.took < aheadPays {
+		ahead = aheadFor
 	}
-	return in
+	return ahead
+}
+
+// end notes the result of the run of a batch that began.
+func (p *pace) end(now, began time.Time, res transfer.Result) {
+	p.ended, p.took = now, res.Elapsed
+	if res.Ahead {
+		p.ready = began.Add(aheadTakes)
+	}
 }
 
 // suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.

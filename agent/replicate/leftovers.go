@@ -19,7 +19,7 @@ type leftovers struct {
 	wanted bool      // the pair is not in step until then
 	at     time.Time // not before
 	late   time.Time // a second look; zero: none
-	again  bool      // a look soon, if the next one passes over what may be of a transfer that runs
+	again  bool      // a look soon, if one passes over what may be of a transfer that runs
 }
 
 // cutOff notes that a transfer did not come to its end, or that one has left something that is still there.
@@ -37,13 +37,13 @@ func (l *loop) cutOff(now time.Time) {
 }
 
 // passedOver notes that a comparison of everything has passed over temporary files, which may be of transfers that run. After a broken
-// one they may be what it left: the next look knows those that nobody owns.
+// one they may be what it left: a look that begins when none of those runs any more knows.
 func (l *loop) passedOver(now time.Time) {
 	o := &l.leftovers
 	if !o.again || o.wanted {
 		return
 	}
-	o.again = false
+	o.again = l.jobs.sendsSince(l.full.listFrom)
 	o.wanted, o.at = true, now.Add(cleanUp)
 	l.full.valid = false
 }

@@ -76,6 +76,26 @@ func TestWhatABrokenTransferLeftBesideAnotherIsLookedAtTwice(t *testing.T) {
 	})
 }
 
+// As long as a transfer runs that ran when it was first seen, nobody knows whose a temporary file is.
+func TestWhatABrokenTransferLeftBesideALongOneIsNotForgotten(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.set(func() { r.e.listEnd = &transfer.Result{Hidden: true} })
+		long := &job{kind: "big", what: "long", slot: true, slow: true, started: time.Now(), sign: time.Now().Add(time.Hour), cancel: func() {}}
+		r.l.post(func(now time.Time) {
+			r.l.jobs[long] = struct{}{}
+			r.l.cutOff(now)
+		})
+		r.after(30 * time.Second)
+		r.wantState(Behind)
+		if n := r.e.count("list"); n < 4 || n > 60 {
+			t.Errorf("%d comparisons", n)
+		}
+		r.l.post(func(time.Time) { delete(r.l.jobs, long) })
+		r.settles(5 * time.Second)
+	})
+}
+
 // Rsync's directory for parts goes as a whole, when no part in it is of use any more.
 func TestNotInStepWhilePartsOfNoUseAreLeft(t *testing.T) {
 	for name, tree := range map[string]bool{"everything is compared": false, "a tree is": true} {

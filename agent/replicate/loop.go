@@ -194,7 +194,10 @@ func (l *loop) run(ctx context.Context) error {
 		l.full.retry = l.leftovers.at // so that one comparison does for both
 	}
 	reports := l.startWatcher(watchCtx, now)
-	defer l.group.Wait()
+	defer func() {
+		l.group.Wait()
+		l.eng.Close()
+	}()
 	defer close(l.quit)
 
 	timer := time.NewTimer(0)

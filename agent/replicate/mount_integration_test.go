@@ -7,6 +7,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -201,4 +202,43 @@ func TestFullDiskOnTheBackup(t *testing.T) {
 	s.do(unix.Mount("lockstep-test", s.dst, "tmpfs", unix.MS_REMOUNT, "size=10m"))
 	s.equal()
 	s.untilState(InStep)
+}
+
+// A stream of changes has come to its end: nothing that lockstep left there is in the way.
+func TestSourceCanBeUnmountedAfterWaiting(t *testing.T) {
+	s := newSite(t, func(*pair.Pair) {})
+	keep := filepath.Join(filepath.Dir(s.src), "keep")
+	s.onMount("10m")
+	s.do(os.Mkdir(keep, 0o755))
+	s.do(unix.Mount(s.src, keep, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(keep, unix.MNT_DETACH) })
+	s.start()
+	for i := range 5 {
+		for j := range 50 {
+			s.write(fmt.Sprintf("f%d-%d", i, j), "1")
+			time.Sleep(2 * time.Millisecond)
+		}
+		s.wait()
+		s.noneIn(s.src)
+		for err := unix.Unmount(s.src, 0); err != nil; err = unix.Unmount(s.src, 0) { // the last job may be about to give its handle back
+			if !errors.Is(err, unix.EBUSY) || t.Context().Err() != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		s.do(unix.Mount(keep, s.src, "", unix.MS_BIND, ""))
+		s.equal()
+	}
+}
+
+// noneIn fails if some process has its working directory there.
+func (s *site) noneIn(dir string) {
+	s.t.Helper()
+	all, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range all {
+		if cwd, _ := os.Readlink(link); cwd == dir {
+			name, _ := os.ReadFile(filepath.Join(filepath.Dir(link), "cmdline"))
+			s.t.Errorf("%q is in %s", name, dir)
+		}
+	}
 }

@@ -125,10 +125,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		}
 	}
 	l.moving.note(w.batch.Entries)
-	var ahead time.Duration
-	if l.pace.next(now) {
-		ahead = aheadFor
-	}
+	ahead := l.pace.begin(now)
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
 	checksum := l.distrust.touches(entries)
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
@@ -144,7 +141,11 @@ func (l *loop) startSend(now time.Time, w *work) {
 		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum, Small: p.bytes < int64(len(p.send))*smallFile, Ahead: ahead}
 		res := eng.Run(ctx, r, run, progress)
 		moved := p.dirs.moved(r)
-		l.post(func(now time.Time) { l.settle(now, w, res, moved); l.arrived(res, p.send, nil) })
+		l.post(func(now time.Time) {
+			l.pace.end(now, j.started, res)
+			l.settle(now, w, res, moved)
+			l.arrived(res, p.send, nil)
+		})
 	})
 }
 

@@ -317,3 +317,32 @@ func TestRsyncIsAheadInAStream(t *testing.T) {
 		r.wantEqual()
 	})
 }
+
+// On the way to a far host, or through ssh, a login takes longer than a stream waits for it.
+func TestNoRsyncIsAheadWhereARunTakesLong(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.set(func() { r.e.takes = 300 * time.Millisecond })
+		r.begin("a")
+		for i := range 300 {
+			r.after(3 * time.Millisecond)
+			r.write(fmt.Sprint("stream", i), "1")
+		}
+		r.settles(5 * time.Second)
+		if r.e.ahead > 1 { // before the first has ended, nothing is known
+			t.Errorf("%d times", r.e.ahead)
+		}
+	})
+}
+
+// Who has waited may want to unmount the source.
+func TestNoRsyncIsAheadOnceABarrierHasPassed(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.write("b", "1")
+		passed := r.barrier(t.Context())
+		r.after(time.Second)
+		if err := <-passed; err != nil || r.e.closed == 0 {
+			t.Errorf("dismissed %d times: %v", r.e.closed, err)
+		}
+	})
+}

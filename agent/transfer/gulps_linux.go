@@ -19,7 +19,7 @@ const (
 	gulpSize = 1 << 20
 )
 
-// gulps is a pipe for a child's standard output that is read at intervals. Rsync writes its progress file by file, and at 10,000
+// gulps is a pipe for what a child says that is read at intervals. Rsync writes its progress file by file, and at 10,000
 // files a second being woken for each line takes more processor time than all the rest that we do.
 //
 // The pipe that exec.Cmd makes for an io.Writer is closed killDelay after the end of the child, and what is in it then is lost: while
@@ -31,8 +31,9 @@ type gulps struct {
 	done chan struct{}
 }
 
-// newGulps makes the pipe. Either started, run and finish, or close must follow.
-func newGulps() (*gulps, error) {
+// newGulps makes the pipe, with room for size bytes if that is more than usual. Either run and finish, or close must follow; the child
+// and nobody else may have its end when the end of the pipe is waited for.
+func newGulps(size int) (*gulps, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
@@ -42,12 +43,11 @@ func newGulps() (*gulps, error) {
 		g.close()
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	_, _ = unix.FcntlInt(uintptr(g.r), unix.F_SETPIPE_SZ, gulpSize) // without it rsync waits for us now and then
+	if size > 0 {
+		_, _ = unix.FcntlInt(uintptr(g.r), unix.F_SETPIPE_SZ, size) // without it rsync waits for us now and then
+	}
 	return g, nil
 }
-
-// started says that the child has its end of the pipe.
-func (g *gulps) started() { _ = g.w.Close() }
 
 // run reads until the last writer has closed the pipe, or until finish.
 func (g *gulps) run(to io.Writer) {

@@ -75,7 +75,7 @@ func TestGulpsEndWithTheChild(t *testing.T) {
 	for name, script := range map[string]string{"keeps": "sleep 60 & echo last", "writes": "echo last; yes &", "closed": "echo last; exec >&-"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g, err := newGulps()
+			g, err := newGulps(gulpSize)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,7 +87,7 @@ func TestGulpsEndWithTheChild(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 			out := slowWriter{fd: g.r}
-			g.started()
+			_ = g.w.Close() // the child has it
 			g.run(&out)
 			if err := cmd.Wait(); err != nil {
 				t.Error(err)

@@ -48,10 +48,10 @@ func (r *Runner) launch(root *Root, args []string) (*process, error) {
 	cmd.WaitDelay = killDelay
 	p.cmd = cmd
 	var err error
-	if p.out, err = newGulps(); err != nil {
+	if p.out, err = newGulps(gulpSize); err != nil {
 		return nil, err
 	}
-	if p.err, err = newGulps(); err != nil {
+	if p.err, err = newGulps(0); err != nil {
 		p.out.close()
 		return nil, err
 	}
@@ -64,8 +64,7 @@ func (r *Runner) launch(root *Root, args []string) (*process, error) {
 		p.err.close()
 		return nil, err
 	}
-	p.out.started()
-	p.err.started()
+	_, _ = p.out.w.Close(), p.err.w.Close() // the child has them
 	forget := r.children.add(cmd.Process.Pid)
 	go func() {
 		defer close(p.ended)
@@ -92,9 +91,12 @@ func (p *process) hear(out, errs io.Writer) {
 	p.err.finish()
 }
 
+// dismissDelay is how long rsync may take to end when it has nothing to do.
+const dismissDelay = time.Second
+
 // dismiss ends it without a job. With nothing to do it ends by itself, and the backup host logs no broken connection.
 func (p *process) dismiss() {
-	late := time.AfterFunc(killDelay, func() { p.stop(nil) })
+	late := time.AfterFunc(dismissDelay, func() { p.stop(nil) })
 	defer late.Stop()
 	p.feed(nil)
 	p.hear(io.Discard, io.Discard)
@@ -117,21 +119,35 @@ type ahead struct {
 	expiry  *time.Timer
 }
 
-// launchAhead starts the rsync of the next job with these arguments in the root's directory, unless one waits already. As long as it
-// waits, the filesystem cannot be unmounted; it ends when no job has come for it within keep.
-func (r *Runner) launchAhead(root *Root, args []string, keep time.Duration) {
+// launchAhead starts the rsync of the next job with these arguments in the root's directory, unless one waits already, and reports
+// whether one does. As long as it waits, the filesystem cannot be unmounted: expire must follow.
+func (r *Runner) launchAhead(root *Root, args []string) bool {
 	a := &r.ahead
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	here, ok := root.place()
 	if !ok || a.process != nil {
-		return
+		return ok
 	}
 	p, err := r.launch(root, args)
 	if err != nil {
-		return // the job will say so
+		return false // the job will say so
 	}
 	p.place, a.process = here, p
+	return true
+}
+
+// expire dismisses what waits when no job has come for it within keep from now.
+func (a *ahead) expire(keep time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.process
+	if p == nil {
+		return
+	}
+	if a.expiry != nil {
+		a.expiry.Stop()
+	}
 	a.expiry = time.AfterFunc(keep, func() {
 		if a.release(p) {
 			p.dismiss()
@@ -147,8 +163,22 @@ func (a *ahead) release(p *process) bool {
 		return false
 	}
 	a.process = nil
-	a.expiry.Stop()
+	if a.expiry != nil {
+		a.expiry.Stop()
+		a.expiry = nil
+	}
 	return true
+}
+
+// Close ends what waits for a job.
+func (r *Runner) Close() {
+	a := &r.ahead
+	a.mu.Lock()
+	p := a.process
+	a.mu.Unlock()
+	if p != nil && a.release(p) {
+		p.dismiss()
+	}
 }
 
 // launched returns the process that was launched ahead, if it is in the very directory and has the same arguments, else nil.

@@ -25,11 +25,7 @@ func (f *fixture) launchOne(path string) *process {
 	if p == nil {
 		f.Fatal("no process waits")
 	}
-	f.Cleanup(func() {
-		if w := f.waiting(); w != nil && f.r.ahead.release(w) {
-			w.dismiss()
-		}
-	})
+	f.Cleanup(func() { f.r.Close() })
 	return p
 }
 
@@ -196,11 +192,9 @@ func TestRsyncThatIsAheadLeavesTheDirectory(t *testing.T) {
 	if err != nil || where != f.src {
 		t.Errorf("it is in %q: %v", where, err)
 	}
-	if !f.r.ahead.release(p) {
-		t.Fatal("it does not wait")
-	}
-	p.dismiss()
+	f.r.Close()
 	if !p.hasEnded() {
 		t.Error("it has not ended")
 	}
+	f.r.Close()
 }

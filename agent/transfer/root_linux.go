@@ -321,7 +321,8 @@ func fileMode(mode uint32) fs.FileMode {
 }
 
 // OpenForWriting reports whether some process has the file at path open for writing, or mapped so. The caller has seen a regular file
-// there; whatever has taken its place since is opened without waiting for anybody, and let go.
+// there; whatever has taken its place since is opened without waiting for anybody, and let go. (A writer that waits for a reader of such a
+// FIFO goes on, and finds none.)
 // What prevents the check counts as false: no right to take a lease (it takes the owner or CAP_LEASE), a
 // filesystem without leases, a file that is gone.
 //
@@ -337,11 +338,15 @@ func (r *Root) OpenForWriting(path string) bool {
 	if err != nil {
 		return false
 	}
-	defer closeFD(fd) // which drops the lease too
+	defer closeFD(fd)
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false
 	}
 	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
+	if err == nil {
+		// Closing is not enough while a child, between fork and exec, has the descriptor too.
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK)
+	}
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY)
 }

@@ -215,27 +215,35 @@ func (r *Runner) notRun(ctx context.Context, res Result, err error) Result {
 	return res
 }
 
-// send does as exec, with a process that was launched ahead if there is one, and launches the next.
+// send does as exec, with the process that was launched ahead if there is one, and launches the next.
 func (r *Runner) send(ctx context.Context, kind runKind, root *Root, paths, args []string, ahead time.Duration, each func(line string) error) Result {
+	if err := ctx.Err(); err != nil {
+		return r.notRun(ctx, Result{}, err)
+	}
+	list := fileList(paths)
 	p := r.launched(root, args)
-	if p != nil {
-		r.log.Debug("rsync", "argv", p.cmd.Args, "paths", len(paths), "ahead", true)
-		p.feed(fileList(paths))
+	waited := p != nil
+	if !waited {
+		var err error
+		if p, err = r.launch(root, args); err != nil {
+			return r.notRun(ctx, Result{}, err)
+		}
 	}
-	if ahead > 0 {
-		r.launchAhead(root, args, ahead)
-	}
-	if p == nil {
-		return r.exec(ctx, kind, root, paths, fileList(paths), args, each)
+	r.log.Debug("rsync", "argv", p.cmd.Args, "paths", len(paths), "ahead", waited)
+	p.feed(list)
+	next := ahead > 0 && r.launchAhead(root, args)
+	if next {
+		defer r.ahead.expire(ahead)
 	}
 	res := r.follow(ctx, p, newReport(kind, root, paths), each)
-	if res.Class != Transient {
-		return res
+	if waited && (res.Class == Transient || res.Class == Permanent) {
+		// What it met may be over: the daemon was restarted, or the disk mounted, since it was launched.
+		cut := res.Cut
+		res = r.exec(ctx, kind, root, paths, list, args, each)
+		res.Cut = res.Cut || cut
 	}
-	// Its connection may have been dead before it had anything to do.
-	again := r.exec(ctx, kind, root, paths, fileList(paths), args, each)
-	again.Cut = again.Cut || res.Cut
-	return again
+	res.Ahead = next
+	return res
 }
 
 // exec runs rsync in the root's directory with the list of the paths on its standard input. Each line of standard

@@ -16,7 +16,7 @@ const (
 )
 
 // TimerSlack is how late the kernel may wake up the agent, to do it together with something else (prctl(2) PR_SET_TIMERSLACK). Go's
-// runtime looks after its threads every 20 µs while one of them is busy; being woken for that was a third of the agent's processor time.
+// runtime looks after its threads every 20 µs while one of them is busy; being woken for that was a third of the agent's processor time. Rsync and hooks inherit it.
 const TimerSlack = 500 * time.Microsecond
 
 // AgentName is the unit of one pair's agent.
@@ -29,7 +29,7 @@ func AgentName(pair string) string { return "lockstep@" + pair + ".service" }
 // writing (CAP_LEASE), and that may write to its state and runtime directories only.
 //
 // The mount namespace that the sandbox brings receives mounts and unmounts from the host (systemd makes
-// it a slave), so that the agent sees the source being unmounted and keeps it busy while it sends only.
+// it a slave), so that the agent sees the source being unmounted and keeps it busy only while a job runs.
 func Agent(binary string) File {
 	return slices.Concat(
 		section("Unit",

@@ -21,6 +21,9 @@ const (
 	// dropPace is how many watches are removed before a pause of a millisecond. Each removal is an event too
 	// (IN_IGNORED), and the kernel's queue overflows past 16,384 of them.
 	dropPace = 2048
+	// leafSize is the largest directory, in bytes as stat(2) tells, of which the number of links is believed. Past 65,000 directories in it
+	// ext4 stops counting and says 1, by way of 2.
+	leafSize = 64 << 10
 )
 
 // excluded tells whether an event of the path is to be dropped. Usually its directory is watched, so not excluded.
@@ -327,7 +330,7 @@ func (s *inotify) leaf(id dirID) bool {
 		return false
 	}
 	st, err := lstat(d.path)
-	return err == nil && isDir(&st) && st.Nlink == 2 && st.Ino == d.ino && uint64(st.Dev) == s.walk.dev
+	return err == nil && isDir(&st) && st.Nlink == 2 && st.Size <= leafSize && st.Ino == d.ino && uint64(st.Dev) == s.walk.dev
 }
 
 // watchMounts makes a new start wherever something was mounted or unmounted.

@@ -241,7 +241,8 @@ func blindness(path string) string {
 }
 
 // countsLinks reports whether a directory of the filesystem at path has two links and one more for each directory in it (".."), so that
-// one with two has none. Others do not count, or not reliably: btrfs, overlayfs, network and FUSE filesystems.
+// one with two has none. Others do not count, or not reliably: btrfs, overlayfs, network and FUSE filesystems. What is wrong on disk,
+// after a crash without a journal and without fsck(8), is wrong here too.
 func countsLinks(path string) bool {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {

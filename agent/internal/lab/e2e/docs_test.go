@@ -193,7 +193,7 @@ func doctors(t *testing.T, w *world) {
 		{"definition misspelt", "cp -p /etc/lockstep/pairs/data.yaml /root/kept; echo 'exclud: []' >>/etc/lockstep/pairs/data.yaml",
 			"cp -p /root/kept /etc/lockstep/pairs/data.yaml", `unknown field "exclud"`},
 		{"password gone", "mv /etc/lockstep/secrets/data /root/kept", "mv /root/kept /etc/lockstep/secrets/data", "fail  password"},
-		{"source not mounted", "umount /data", "mount /data", "fail  source      /data is not the directory that the pair was made for"},
+		{"source not mounted", "lockstep wait data && umount /data", "mount /data", "fail  source      /data is not the directory that the pair was made for"},
 		{"rsync 3.4.3", faultyRsync, "mv /root/rsync /usr/bin/rsync", "warn  rsync       rsync 3.4.3 here"},
 	})
 	if err := w.backup.BlackHole(t.Context(), 873); err != nil {

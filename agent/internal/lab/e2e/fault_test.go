@@ -230,7 +230,7 @@ func TestUnmountingTheSourceDeletesNothing(t *testing.T) {
 	w.inStep(t, 20*time.Second)
 	before := tree(t, w.backup, backupDir)
 
-	run(t, w.source, "umount", sourceDir)
+	unmount(t, w.source, sourceDir)
 	mounted := false
 	t.Cleanup(func() {
 		if !mounted {

@@ -209,14 +209,14 @@ var mishaps = []mishap{
 		shell(t, w.source, `mv /root/kept/* /data/ && rmdir /root/kept`)
 	}},
 	{"*the source directory … is gone*", func(t *testing.T, w *world, e *entry) {
-		run(t, w.source, "umount", sourceDir)
+		unmount(t, w.source, sourceDir)
 		run(t, w.source, "rmdir", sourceDir)
 		e.state(t, "held")
 		run(t, w.source, "mkdir", sourceDir)
 		run(t, w.source, "mount", sourceDir)
 	}},
 	{"*… is not the provisioned directory", func(t *testing.T, w *world, e *entry) {
-		run(t, w.source, "umount", sourceDir)
+		unmount(t, w.source, sourceDir)
 		run(t, w.source, "touch", "/data/on-the-new-disk")
 		e.state(t, "held")
 		e.mustFollow(t, "lockstep approve data")
@@ -238,7 +238,7 @@ var mishaps = []mishap{
 				return err
 			})
 			w.inStep(t, 40*time.Second)
-			run(t, w.source, "umount", "/data/disk")
+			unmount(t, w.source, "/data/disk")
 		}
 		disk("one")
 		e.state(t, "held")
@@ -373,7 +373,7 @@ var mishaps = []mishap{
 		})
 		e.mustFollow(t, "lockstep approve data")
 		w.inStep(t, 30*time.Second)
-		run(t, w.source, "umount", sourceDir)
+		unmount(t, w.source, sourceDir)
 		w.awaitState(t, 20*time.Second, "held")
 		run(t, w.source, "lockstep", "approve", "data")
 	}},

@@ -383,6 +383,15 @@ func eventually(t *testing.T, within time.Duration, try func() error) {
 	}
 }
 
+// unmount takes a filesystem away as soon as no run of rsync is in it.
+func unmount(t *testing.T, h *lab.Host, dir string) {
+	t.Helper()
+	eventually(t, 10*time.Second, func() error {
+		_, err := h.Run(t.Context(), "umount", dir)
+		return err
+	})
+}
+
 func run(t *testing.T, h *lab.Host, argv ...string) string {
 	t.Helper()
 	out, err := h.Run(t.Context(), argv...)
