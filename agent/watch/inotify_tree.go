@@ -21,9 +21,6 @@ const (
 	// dropPace is how many watches are removed before a pause of a millisecond. Each removal is an event too
 	// (IN_IGNORED), and the kernel's queue overflows past 16,384 of them.
 	dropPace = 2048
-	// leafSize is the largest directory, in bytes as stat(2) tells, of which the number of links is believed. Past 65,000 directories in it
-	// ext4 stops counting and says 1, by way of 2.
-	leafSize = 64 << 10
 )
 
 // excluded tells whether an event of the path is to be dropped. Usually its directory is watched, so not excluded.
@@ -288,49 +285,6 @@ func (s *inotify) drop(path string) {
 			}
 		}
 	})
-}
-
-// walked goes on with the walk from a directory that has been listed.
-func (s *inotify) walked(l listing) {
-	id := s.dirs.get(l.path)
-	if id == 0 {
-		return // gone since
-	}
-	if s.listed(id, l) {
-		s.walk.stack = append(s.walk.stack, l.path)
-		return
-	}
-	if l.err != nil {
-		return
-	}
-	for _, e := range l.entries {
-		if !e.dir {
-			continue
-		}
-		child := join(l.path, e.name)
-		if s.dirs.get(child) != 0 {
-			continue // an event told of it, and all below it is watched
-		}
-		rel, _ := s.rel(child)
-		if s.exclude.entry(rel, true) {
-			s.hide(child, rel)
-			continue
-		}
-		if id := s.watch(child); id != 0 && !s.leaf(id) {
-			s.walk.stack = append(s.walk.stack, child)
-		}
-	}
-}
-
-// leaf reports whether no directory is in one that has just been watched. It need not be listed then, which is half of the work
-// of a walk; of a directory that is made in it later there is an event.
-func (s *inotify) leaf(id dirID) bool {
-	d := s.dirs.at(id)
-	if !s.walk.leaves || s.dirs.devs[d.dev-1] != s.walk.dev {
-		return false
-	}
-	st, err := lstat(d.path)
-	return err == nil && isDir(&st) && st.Nlink == 2 && st.Size <= leafSize && st.Ino == d.ino && uint64(st.Dev) == s.walk.dev
 }
 
 // watchMounts makes a new start wherever something was mounted or unmounted.

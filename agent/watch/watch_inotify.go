@@ -12,7 +12,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -24,8 +23,6 @@ const (
 	readAhead = 256
 	// keepPending is the largest buffer kept for the next events; one left over from a burst is given back.
 	keepPending = 4096
-	// listers is how many directories are read at once in the first walk: on a cold disk, waiting is what takes long.
-	listers = 4
 )
 
 // inotify watches every directory of the tree through fsnotify. What fsnotify leaves to us:
@@ -61,22 +58,6 @@ type inotify struct {
 	recovering bool        // the walk is for lost events: it ends with a Tree event for the root, and ErrOverflow
 	including  bool        // the walk is for excludes that exclude less: it ends with a Tree event for the root
 	again      *time.Timer // when to begin again after an overflow
-}
-
-// walk is the listing of everything, from the root down, in goroutines that end with stop.
-type walk struct {
-	active  bool
-	stack   []string // watched, to be listed
-	out     int      // being listed
-	todo    chan string
-	listed  chan listing
-	cancel  context.CancelFunc
-	workers sync.WaitGroup
-	leaves  bool   // a directory that has no other in it can be told without listing it (see countsLinks),
-	dev     uint64 // on this filesystem
-	begun   time.Time
-	ended   time.Time
-	took    time.Duration
 }
 
 func openInotify(w *watcher) (*inotify, error) {
@@ -221,37 +202,7 @@ func (s *inotify) begin(ctx context.Context) error {
 	for path := range s.mounts.below {
 		s.pollMountedFile(path)
 	}
-	var walkCtx context.Context
-	walkCtx, s.walk.cancel = context.WithCancel(ctx)
-	s.walk.active = true
-	s.walk.begun = time.Now()
-	s.walk.todo, s.walk.listed = make(chan string), make(chan listing)
-	for range listers {
-		s.walk.workers.Add(1)
-		go func(todo <-chan string, listed chan<- listing) {
-			defer s.walk.workers.Done()
-			for {
-				select {
-				case <-walkCtx.Done():
-					return
-				case path := <-todo:
-					l := listDir(path, 0)
-					select {
-					case <-walkCtx.Done():
-						return
-					case listed <- l:
-					}
-				}
-			}
-		}(s.walk.todo, s.walk.listed)
-	}
-	s.walk.leaves = false
-	if s.dirs.len > 0 {
-		s.walk.stack = append(s.walk.stack, s.root.path)
-		if st, err := lstat(s.root.path); err == nil {
-			s.walk.leaves, s.walk.dev = countsLinks(s.root.path), uint64(st.Dev)
-		}
-	}
+	s.beginWalk(ctx)
 	return nil
 }
 
@@ -262,15 +213,6 @@ func (s *inotify) end() {
 		_ = s.kernel.Close()
 		<-s.inbox.done
 		s.kernel = nil
-	}
-}
-
-func (s *inotify) stopWalk() {
-	if s.walk.active {
-		s.walk.cancel()
-		s.walk.workers.Wait()
-		s.walk.active = false
-		s.walk.stack, s.walk.out, s.walk.todo, s.walk.listed = nil, 0, nil, nil
 	}
 }
 
@@ -380,36 +322,6 @@ func eventOp(op fsnotify.Op) (o Op) {
 		o |= Delete | Move
 	}
 	return o
-}
-
-// endWalk says what a complete walk means.
-func (s *inotify) endWalk() {
-	if !s.walk.active || len(s.walk.stack) > 0 || s.walk.out > 0 {
-		return
-	}
-	s.stopWalk()
-	s.walk.ended = time.Now()
-	s.walk.took = s.walk.ended.Sub(s.walk.begun)
-	if s.opts.Progress != nil {
-		s.opts.Progress(s.dirs.len)
-	}
-	lost := s.lost
-	s.publish() // before it is told
-	s.attached()
-	switch {
-	case lost: // reported as Restored
-	case s.recovering:
-		s.fault(ErrOverflow, s.wholeTree())
-	case s.including:
-		s.emit(s.wholeTree())
-	}
-	s.recovering, s.including = false, false
-	s.reportLimit(s.poll.counts[pollLimit], s.dirs.len)
-	s.pokeCookies()
-	if s.overflowed {
-		s.beginAgain()
-	}
-	s.release()
 }
 
 // look finds what has no event. It is called now and then, and before a cookie is passed on.
