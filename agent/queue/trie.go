@@ -111,21 +111,28 @@ func (k *kids) each(f func(*node)) {
 
 // node finds or makes the node of a path.
 func (q *Queue) node(path string) *node {
-	n := q.root
+	n, size := q.root, len(path)
 	for path != "" {
 		name, rest, _ := strings.Cut(path, "/")
 		kid := n.kids.get(name)
 		if kid == nil {
-			kid = n.grow(name)
+			kid = n.grow(name, size)
 		}
 		n, path = kid, rest
 	}
 	return n
 }
 
-// grow gives n a child. The clone lets go of the whole path, of which name is a part.
-func (n *node) grow(name string) *node {
-	kid := &node{name: strings.Clone(name), parent: n}
+// cloneFrom is how much longer than a name its path is from which on the name is copied: it would keep the whole path in memory. To copy
+// every name takes half of the queue's allocations.
+const cloneFrom = 64
+
+// grow gives n a child, of whose path, which has so many bytes, name is a part.
+func (n *node) grow(name string, path int) *node {
+	if path-len(name) >= cloneFrom {
+		name = strings.Clone(name)
+	}
+	kid := &node{name: name, parent: n}
 	if n.kids == nil {
 		n.kids = &kids{}
 	}
@@ -175,12 +182,12 @@ func (q *Queue) entry(n *node) Entry {
 
 // add makes a path dirty, or the tree that it lies in. first is when it became dirty, due when nothing more happens.
 func (q *Queue) add(t int64, path string, m mark, first, due int64) {
-	n := q.root
+	n, size := q.root, len(path)
 	for path != "" && (!n.dirty || !n.tree) { // a dirty tree stands for everything below
 		name, rest, _ := strings.Cut(path, "/")
 		kid := n.kids.get(name)
 		if kid == nil {
-			kid = n.grow(name)
+			kid = n.grow(name, size)
 		}
 		n, path = kid, rest
 	}
