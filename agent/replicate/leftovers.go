@@ -14,7 +14,8 @@ const (
 
 // leftovers says when to look for what broken transfers have left on the backup: a temporary file (rsync was killed) or a
 // part of one in rsync's directory for such (rsync noticed). Where the network was cut, rsync on the backup host notices
-// last of all. A comparison finds both, at most a tenth of the time (see linksPace).
+// last of all; and what it had in full it may put in place after a later run has sent a newer version. A comparison finds all that, at most a
+// tenth of the time (see linksPace).
 type leftovers struct {
 	wanted bool      // the pair is not in step until then
 	at     time.Time // not before
@@ -24,9 +25,6 @@ type leftovers struct {
 
 // cutOff notes that a transfer did not come to its end, or that one has left something that is still there.
 func (l *loop) cutOff(now time.Time) {
-	if !l.door.enabled {
-		return // nothing is deleted from this backup
-	}
 	l.leftovers = leftovers{
 		wanted: true,
 		at:     now.Add(cleanUp),
@@ -34,6 +32,13 @@ func (l *loop) cutOff(now time.Time) {
 		again:  true,
 	}
 	l.full.valid = false
+}
+
+// partsLeft notes that parts of no use were passed over. Where nothing is deleted, they stay for good.
+func (l *loop) partsLeft(now time.Time) {
+	if l.door.enabled {
+		l.cutOff(now)
+	}
 }
 
 // passedOver notes that a comparison of everything has passed over temporary files, which may be of transfers that run. After a broken

@@ -10,27 +10,33 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
+
+// cut breaks the transfer of a file in the middle.
+func (r *rig) cut(file string) {
+	r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+		if what != "send" {
+			return nil
+		}
+		res := failure(transfer.Transient, "broken")
+		res.Cut = true
+		return res
+	})
+	r.write(file, "1")
+	r.after(100 * time.Millisecond)
+	r.e.setAnswer(nil)
+}
 
 // A transfer that was cut off may leave something on the backup: at once, or where the network was cut, when rsync on
 // the backup host gives up.
 func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin("a")
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			if what != "send" {
-				return nil
-			}
-			r.e.set(func() { r.e.dst.put(".b.x7Hq2s", node{data: "part"}) })
-			res := failure(transfer.Transient, "broken")
-			res.Cut = true
-			return res
-		})
-		r.write("b", "1")
-		r.after(100 * time.Millisecond)
-		r.e.setAnswer(nil)
+		r.e.set(func() { r.e.dst.put(".b.x7Hq2s", node{data: "part"}) })
+		r.cut("b")
 		if s := r.status(); s.State == InStep {
 			t.Error("in step, before anybody has looked")
 		}
@@ -44,22 +50,33 @@ func TestLeftoversOfABrokenTransferAreRemoved(t *testing.T) {
 	})
 }
 
+// Where nothing is deleted, too: rsync on the backup host may put an older version in place after a later run has sent a newer one. Parts of no use
+// stay there, and do not make a comparison follow the other.
+func TestBrokenTransferIsFollowedByAComparisonWhereNothingIsDeleted(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.Enabled = false }, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.cut("b")
+		r.e.set(func() {
+			r.e.dst.put("a", node{data: "older"})
+			r.e.listEnd = &transfer.Result{PartsLeft: true}
+		})
+		r.settles(10 * time.Second)
+		if got := r.backup("a"); got != "1" {
+			t.Errorf("the backup has %q", got)
+		}
+		r.after(time.Duration(r.l.pair.Transfer.Timeout) + 2*lateCleanUp)
+		if n := r.e.count("list"); n != 3 {
+			t.Errorf("%d comparisons, want 3: at the start, at once, late", n)
+		}
+	})
+}
+
 // A temporary file that was left beside a transfer that runs may be of that: it is looked at once more, soon, and not over and over.
 func TestWhatABrokenTransferLeftBesideAnotherIsLookedAtTwice(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin("a")
 		r.e.set(func() { r.e.listEnd = &transfer.Result{Hidden: true} })
-		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
-			if what != "send" {
-				return nil
-			}
-			res := failure(transfer.Transient, "broken")
-			res.Cut = true
-			return res
-		})
-		r.write("b", "1")
-		r.after(100 * time.Millisecond)
-		r.e.setAnswer(nil)
+		r.cut("b")
 		before := r.e.count("list")
 		for r.e.count("list") == before {
 			r.after(10 * time.Millisecond)

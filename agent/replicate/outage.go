@@ -57,7 +57,7 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 		l.leftovers.lookLater(now, time.Duration(l.pair.Transfer.Timeout))
 	}
 	if res.PartsLeft {
-		l.cutOff(now)
+		l.partsLeft(now)
 	}
 	l.counters.Transfers[className(res.Class)]++
 	switch res.Class {

@@ -128,7 +128,7 @@ func whileThere(ctx context.Context, r root, paths []string) (runCtx context.Con
 // compared takes in the comparison of some trees.
 func (l *loop) compared(now, first time.Time, c comparison, trees []string) {
 	if c.res.PartsLeft {
-		l.cutOff(now)
+		l.partsLeft(now)
 	}
 	l.extraneous(now, first, c)
 	for _, path := range c.res.Changed {
