@@ -115,7 +115,7 @@ func lockstep(binary, name string, definition ...string) contender {
 	}
 }
 
-// withSlack lets start start a process with the timer slack that its unit gives it: a process has that of the thread that made it.
+// withSlack calls start, and the process that it makes has the timer slack that its unit gives it: that of the thread that makes it.
 func withSlack(slack time.Duration, start func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -167,6 +167,26 @@ sync { default.rsync, delay = 1, source = %q, target = %q, rsync = { archive = t
 			return cmd, startQuietly(cmd, filepath.Join(s.dir, "lsyncd.log"))
 		},
 		ready: func(ctx context.Context, s *site) error { return probe(ctx, s) },
+	}
+}
+
+// script is the loop around inotifywait(1) that many write for themselves: one rsync of the directory for each event.
+func script() contender {
+	return contender{
+		name: "inotifywait",
+		start: func(ctx context.Context, s *site) (*exec.Cmd, error) {
+			const loop = `cd "$1" || exit; while IFS= read -r dir; do rsync -a --dirs --relative --delete --password-file="$2" "$dir" "$3"; done \
+				< <(exec inotifywait -mrq --format %w -e close_write,create,delete,move,attrib .)`
+			cmd := exec.CommandContext(ctx, "bash", "-c", loop, "inotifywait-loop", s.src, s.PasswordFile, s.url())
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			err := startQuietly(cmd, filepath.Join(s.dir, "inotifywait.log"))
+			cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) } // inotifywait is a child
+			return cmd, err
+		},
+		ready: func(ctx context.Context, s *site) error {
+			time.Sleep(2 * time.Second) // nothing tells when it watches, and what comes before is lost
+			return probe(ctx, s)
+		},
 	}
 }
 

@@ -49,6 +49,9 @@ var goals = []goal{
 	{"W8 latency p99 / U", "W8/lockstep/p99", key("U"), 3, ""},
 	{"W9 inotify: overflows of the kernel's queue", "W9/lockstep-inotify/overflows", nil, 0, ""},
 	{"W9 fanotify: overflows of the kernel's queue", "W9/lockstep-fanotify/overflows", nil, 0, ""},
+	{"W10: peak of resident memory", "W10/lockstep/peak MB", nil, 150, "MB"},
+	{"inotify: allocations an event, watch and queue", "allocations/inotify", nil, 3, ""},
+	{"fanotify: allocations an event, watch and queue", "allocations/fanotify", nil, 3, ""},
 }
 
 func median(l []float64) float64 {
@@ -88,8 +91,8 @@ func render(rounds []round, b *bench, took time.Duration) string {
 	if b.load.busy() {
 		p("**The machine was busy with other work: these figures are worse than on a quiet one, those of lockstep more than those of lsyncd, which waits a second anyway.**\n\n")
 	}
-	p("U = one empty authenticated rsync connection (TCP_NODELAY at both ends). P = one plain `rsync -a` of the same data. lsyncd runs with delay 1.\nW1: 200 new files of 10 to 100 KB a second. W2: 1000 a second. W3: %d files of 4 KB at once. W4: random churn, 200 operations a second.\nW5: start on %d directories and %d files in step. W6: a file of %d MiB changed every second. W7: %d files of 12 KB at once, then `rm -rf`. W8: 100 atomic saves a second.\nW9: new files that are deleted at once, %d events a second.\n\n",
-		b.sizes.burst, b.sizes.trees, b.sizes.files, b.sizes.big>>20, b.sizes.untar, eventRate)
+	p("U = one empty authenticated rsync connection (TCP_NODELAY at both ends). P = one plain `rsync -a` of the same data. lsyncd runs with delay 1.\nW1: 200 new files of 10 to 100 KB a second. W2: 1000 a second. W3: %d files of 4 KB at once. W4: random churn, 200 operations a second.\nW5: start on %d directories and %d files in step. W6: a file of %d MiB changed every second. W7: %d files of 12 KB at once, then `rm -rf`. W8: 100 atomic saves a second.\nW9: new files that are deleted at once, %d events a second.\nW10: %d new files while the backup host is down. inotifywait is a loop around it with one rsync of the directory for each event.\n\n",
+		b.sizes.burst, b.sizes.trees, b.sizes.files, b.sizes.big>>20, b.sizes.untar, eventRate, b.sizes.pending)
 	p("## Goals\n\n| goal | bound | min | median | max | reached |\n|---|---|---|---|---|---|\n")
 	for _, g := range goals {
 		ratios := g.of(rounds)
@@ -175,5 +178,5 @@ func machine() string {
 		line, _, _ := strings.Cut(string(out), "\n")
 		return strings.Join(strings.Fields(line), " ")
 	}
-	return fmt.Sprintf("%d × %s, %s, %s, %s, %s", runtime.NumCPU(), cpu, kernel, first("rsync", "--version"), first("lsyncd", "--version"), runtime.Version())
+	return fmt.Sprintf("%d × %s, %s, %s, %s, %s, %s", runtime.NumCPU(), cpu, kernel, first("rsync", "--version"), first("lsyncd", "--version"), first("inotifywait", "--help"), runtime.Version())
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -165,7 +167,7 @@ func (b *bench) latency(ctx context.Context, r round, key string, c contender, d
 		return err
 	}
 	end := time.Now()
-	samples, missing, err := o.finish(b.sizes.wait)
+	samples, missing, err := o.finish(b.patience(key))
 	if err != nil {
 		return err
 	}
@@ -326,6 +328,78 @@ func (b *bench) events(ctx context.Context, r round, key string, c contender) (e
 	b.log("%-22s %.0f events a second, %d overflows, equal after %.2f s", key, r[key+"/events a second"], st.Watch.Overflows, r[key+"/converge"])
 	return ses.spent(r, key)
 }
+
+// pending is W10: what the agent needs while the backup host is down and everything changes.
+func (b *bench) pending(ctx context.Context, r round, key string, c contender) (err error) {
+	var dirs []string
+	ses, err := b.begin(ctx, c, func(s *site) (err error) {
+		dirs, err = makeDirs(1000, s.src, s.dst)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ses.end()) }()
+	if err := ses.Stop(); err != nil {
+		return err
+	}
+	for i := range b.sizes.pending {
+		if err := os.WriteFile(filepath.Join(ses.src, dirs[i%len(dirs)], strconv.Itoa(i)), nil, 0o644); err != nil {
+			return err
+		}
+	}
+	time.Sleep(5 * time.Second) // all events are read
+	u, err := usageOf(ses.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	r[key+"/peak MB"] = float64(u.peak) / (1 << 20)
+	if err := ses.Start(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := poll(ctx, b.sizes.wait, later, func() error {
+		st, err := lockstepStatus(ctx, ses.site)
+		if err == nil && st.State != "in step" {
+			err = fmt.Errorf("lockstep is %q", st.State)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	r[key+"/converge"] = b.equal(ctx, ses, key, start).Seconds()
+	b.log("%-22s %d paths pending: peak %.0f MB, equal %.1f s after the backup is back", key, b.sizes.pending, r[key+"/peak MB"], r[key+"/converge"])
+	return nil
+}
+
+// allocations runs the micro-benchmarks of the way of an event: what the watcher makes of a new file, and the queue.
+func (b *bench) allocations(ctx context.Context, r round) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^Benchmark(Events|AddNewPaths)$", "./agent/watch", "./agent/queue")
+	cmd.Env = append(os.Environ(), "TMPDIR="+b.dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go test: %w: %s", err, out)
+	}
+	found := map[string]float64{}
+	for _, m := range allocsPer.FindAllStringSubmatch(string(out), -1) {
+		if found[m[1]], err = strconv.ParseFloat(m[2], 64); err != nil {
+			return err
+		}
+	}
+	queue, ok := found["AddNewPaths"]
+	if !ok {
+		return fmt.Errorf("go test tells of no allocations: %s", out)
+	}
+	for _, backend := range []string{"inotify", "fanotify"} {
+		if watch, ok := found["Events/"+backend]; ok { // fanotify needs root
+			r["allocations/"+backend] = watch + queue
+			b.log("%-22s %.2f an event", "allocations/"+backend, watch+queue)
+		}
+	}
+	return nil
+}
+
+var allocsPer = regexp.MustCompile(`(?m)^Benchmark(\S+?)(?:-\d+)?\s.*\s([\d.]+) allocs/(?:op|event)`)
 
 // manyDirs is W5: start on a large tree that is in step already.
 func (b *bench) manyDirs(ctx context.Context, r round, s *site, key string, c contender) (err error) {

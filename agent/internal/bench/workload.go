@@ -25,12 +25,13 @@ type sizes struct {
 	big          int64
 	bigUpdates   int
 	untar        int // W7: files
+	pending      int // W10: files
 	wait         time.Duration
 }
 
 var (
-	full  = sizes{seconds: 8, burst: 20_000, churn: 4000, trees: 100_000, files: 500_000, big: 1 << 30, bigUpdates: 10, untar: 70_000, wait: 120 * time.Second}
-	quick = sizes{seconds: 2, burst: 2000, churn: 400, trees: 1000, files: 5000, big: 16 << 20, bigUpdates: 3, untar: 2000, wait: 30 * time.Second}
+	full  = sizes{seconds: 8, burst: 20_000, churn: 4000, trees: 100_000, files: 500_000, big: 1 << 30, bigUpdates: 10, untar: 70_000, pending: 1_000_000, wait: 120 * time.Second}
+	quick = sizes{seconds: 2, burst: 2000, churn: 400, trees: 1000, files: 5000, big: 16 << 20, bigUpdates: 3, untar: 2000, pending: 20_000, wait: 30 * time.Second}
 )
 
 // writeVersion makes or overwrites a file whose first eight bytes are the version.
