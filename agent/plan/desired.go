@@ -260,7 +260,7 @@ func Module(p pair.Pair, allow []string, secrets []Secret) rsyncd.Module {
 		{Name: "strict modes", Value: "yes"},
 		{Name: "hosts allow", Value: strings.Join(allow, " ")},
 		{Name: "hosts deny", Value: "*"},
-		// The child of a killed client holds its place for a while, so each run may need two; one may be ahead of its job, and
+		// The child of a killed client holds its place for a while, so each run may need two; one may stand by, and
 		// comparisons and tries come beside.
 		{Name: "max connections", Value: strconv.Itoa(2*p.Transfer.Parallel + 4)},
 		{Name: "lock file", Value: RsyncdRunDir + "/" + p.Name + ".lock"},

@@ -35,7 +35,8 @@ func (l *loop) wait(ctx context.Context) error {
 	defer os.Remove(file)
 	select {
 	case <-b.done:
-		return l.leave(ctx)
+		l.leave(ctx)
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-l.quit:
@@ -43,14 +44,12 @@ func (l *loop) wait(ctx context.Context) error {
 	}
 }
 
-// leave lets go of the source directory, unless something is sent: who has waited may want to unmount it.
-func (l *loop) leave(ctx context.Context) error {
+// leave dismisses the standby rsync, which keeps the source directory busy: who has waited may want to unmount it.
+func (l *loop) leave(ctx context.Context) {
 	var eng engine
-	if err := l.call(ctx, func(time.Time) { eng = l.eng }); err != nil {
-		return err
+	if l.call(ctx, func(time.Time) { eng = l.eng }) == nil {
+		eng.Close()
 	}
-	eng.Close()
-	return nil
 }
 
 // cookieSeen notes that the events from before a barrier have all been taken in.

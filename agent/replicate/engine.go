@@ -27,7 +27,7 @@ type engine interface {
 	ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result
 	Probe(ctx context.Context) transfer.Result
 	Children() []int // process ids
-	Close()          // ends what waits for a job
+	Close()          // dismisses what stands by for a job
 }
 
 // rsync is the engine that runs the real thing.

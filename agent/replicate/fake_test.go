@@ -102,10 +102,10 @@ type fakeEngine struct {
 	// answerLate is how long the answer to ListMissing takes after it was found.
 	answerLate time.Duration
 	// during is called in the middle of a run that sends or deletes.
-	during func(what string, paths []string)
-	locked map[string]bool // cannot be read, or not be looked into
-	ahead  int             // runs that were asked to launch the next one too
-	closed int             // how often what waits for a job was dismissed
+	during  func(what string, paths []string)
+	locked  map[string]bool // cannot be read, or not be looked into
+	standby int             // runs that were asked to let one stand by for the next
+	closed  int             // calls of Close
 
 	onDelete func(p string) // for each entry that is deleted on the backup
 }
@@ -222,8 +222,8 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 	if job.Force {
 		what = "force"
 	}
-	if job.Ahead > 0 {
-		e.set(func() { e.ahead++ })
+	if job.Standby > 0 {
+		e.set(func() { e.standby++ })
 	}
 	if res := e.begin(ctx, what, job.Paths); res != nil {
 		return *res
@@ -241,7 +241,7 @@ func (e *fakeEngine) Run(ctx context.Context, _ root, job transfer.Job, _ func(t
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	res := transfer.Result{Ahead: job.Ahead > 0, Elapsed: e.takes}
+	res := transfer.Result{Standby: job.Standby > 0, Elapsed: e.takes}
 	for _, p := range job.Paths {
 		_, err := e.lstat(p)
 		if job.Kind == transfer.Delete {

@@ -103,47 +103,7 @@ func (l *loop) gathering() (until time.Time) {
 	if l.outage != nil {
 		return until
 	}
-	return later(until, l.pace.ready)
-}
-
-const (
-	// streamGap is how soon after the end of one the next batch of a stream begins.
-	streamGap = 20 * time.Millisecond
-
-	// aheadFor is how long the rsync of the next batch of a stream waits for it, after the end of the last. As long as it does, the source
-	// directory cannot be unmounted.
-	aheadFor = 25 * time.Millisecond
-
-	// aheadTakes is how long it takes to start rsync and to log in, on two hosts of one network.
-	aheadTakes = 8 * time.Millisecond
-
-	// aheadPays is how long a run may take, for one to be ahead of the next. With ssh, or on the way to a far host, the login takes longer
-	// than a stream waits.
-	aheadPays = 100 * time.Millisecond
-)
-
-// pace tells whether batches follow one another closely. Then the rsync of the next one is started ahead, and the next one grows until
-// that is ready.
-type pace struct {
-	ended time.Time     // when the last run of a batch ended
-	took  time.Duration // how long it took
-	ready time.Time     // when the rsync that is ahead should be
-}
-
-// begin returns how long an rsync is to wait for the next batch when one begins: 0 is not at all.
-func (p *pace) begin(now time.Time) (ahead time.Duration) {
-	if now.Sub(p.ended) < streamGap && p.took < aheadPays {
-		ahead = aheadFor
-	}
-	return ahead
-}
-
-// end notes the result of the run of a batch that began.
-func (p *pace) end(now, began time.Time, res transfer.Result) {
-	p.ended, p.took = now, res.Elapsed
-	if res.Ahead {
-		p.ready = began.Add(aheadTakes)
-	}
+	return later(until, l.standby.ready)
 }
 
 // suspectAfter is how long a transfer may show no progress before it is asked whether the backup can still be reached.

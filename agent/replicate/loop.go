@@ -77,7 +77,7 @@ type loop struct {
 	stopping    bool
 
 	jobs    jobs
-	pace    pace
+	standby standby
 	flying  map[*work]struct{} // in flight in the queue: running or waiting
 	waiting []*work            // prepared, without a slot yet
 	passed  []finding          // deletions that the door let through

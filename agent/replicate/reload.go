@@ -88,6 +88,7 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 	}
 	was := l.pair
 	l.retired = append(l.retired, l.eng)
+	l.group.Go(l.eng.Close)
 	l.pair, l.exclude, l.user, l.eng, l.versions.Rsync = p, exclude, user, eng, version
 	l.q.SetDelays(time.Duration(p.Watch.Delay), time.Duration(p.Watch.MaxDelay))
 	l.door.enabled, l.door.maxFiles, l.door.maxPercent = p.Delete.Enabled, p.Delete.MaxFiles, p.Delete.MaxPercent

@@ -125,7 +125,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		}
 	}
 	l.moving.note(w.batch.Entries)
-	ahead := l.pace.begin(now)
+	keep := l.standby.begin(now)
 	entries := append([]queue.Entry(nil), w.batch.Entries...) // the loop will take some out of the batch
 	checksum := l.distrust.touches(entries)
 	l.startAtSource(now, j, func(now time.Time, _ error) { l.giveBack(now, w) }, func(ctx context.Context, eng engine, r root) {
@@ -138,11 +138,11 @@ func (l *loop) startSend(now time.Time, w *work) {
 		if p.bytes < bigFile {
 			progress = nil // it costs rsync a system call a line
 		}
-		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum, Small: p.bytes < int64(len(p.send))*smallFile, Ahead: ahead}
+		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum, Small: p.bytes < int64(len(p.send))*smallFile, Standby: keep}
 		res := eng.Run(ctx, r, run, progress)
 		moved := p.dirs.moved(r)
 		l.post(func(now time.Time) {
-			l.pace.end(now, j.started, res)
+			l.standby.end(now, j.started, res)
 			l.settle(now, w, res, moved)
 			l.arrived(res, p.send, nil)
 		})

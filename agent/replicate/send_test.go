@@ -286,8 +286,8 @@ func TestBatchOfTheSourceDirectoryHasAName(t *testing.T) {
 	}
 }
 
-// An rsync is started ahead only where another batch is to be expected soon, and the next batch grows until it is ready.
-func TestRsyncIsAheadInAStream(t *testing.T) {
+// An rsync stands by only where another batch is to be expected soon, and the next batch grows until it is ready.
+func TestRsyncStandsByInAStream(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.e.set(func() { r.e.takes = 2 * time.Millisecond })
 		r.begin("a")
@@ -296,8 +296,8 @@ func TestRsyncIsAheadInAStream(t *testing.T) {
 			r.write(fmt.Sprint("alone", i), "1")
 		}
 		r.after(time.Second)
-		if r.e.ahead != 0 {
-			t.Errorf("%d times for changes that come alone", r.e.ahead)
+		if r.e.standby != 0 {
+			t.Errorf("%d times for changes that come alone", r.e.standby)
 		}
 		before := r.e.count("send")
 		for i := range 300 {
@@ -306,11 +306,11 @@ func TestRsyncIsAheadInAStream(t *testing.T) {
 		}
 		r.after(time.Second)
 		stream := r.e.times("send")[before:]
-		if r.e.ahead != len(stream)-1 || len(stream) < 50 {
-			t.Errorf("%d times for %d batches", r.e.ahead, len(stream))
+		if r.e.standby != len(stream)-1 || len(stream) < 50 {
+			t.Errorf("%d times for %d batches", r.e.standby, len(stream))
 		}
 		for i, at := range stream[2:] { // the first has to be followed by a second, to be known as one
-			if gap := at - stream[i+1]; gap < aheadTakes {
+			if gap := at - stream[i+1]; gap < standbyTakes {
 				t.Errorf("batch %d after %v", i+2, gap)
 			}
 		}
@@ -319,7 +319,7 @@ func TestRsyncIsAheadInAStream(t *testing.T) {
 }
 
 // On the way to a far host, or through ssh, a login takes longer than a stream waits for it.
-func TestNoRsyncIsAheadWhereARunTakesLong(t *testing.T) {
+func TestNoRsyncStandsByWhereARunTakesLong(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.e.set(func() { r.e.takes = 300 * time.Millisecond })
 		r.begin("a")
@@ -328,14 +328,14 @@ func TestNoRsyncIsAheadWhereARunTakesLong(t *testing.T) {
 			r.write(fmt.Sprint("stream", i), "1")
 		}
 		r.settles(5 * time.Second)
-		if r.e.ahead > 1 { // before the first has ended, nothing is known
-			t.Errorf("%d times", r.e.ahead)
+		if r.e.standby > 1 { // before the first has ended, nothing is known
+			t.Errorf("%d times", r.e.standby)
 		}
 	})
 }
 
 // Who has waited may want to unmount the source.
-func TestNoRsyncIsAheadOnceABarrierHasPassed(t *testing.T) {
+func TestNoRsyncStandsByOnceABarrierHasPassed(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.begin("a")
 		r.write("b", "1")

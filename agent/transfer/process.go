@@ -6,8 +6,6 @@ import (
 	"context"
 	"io"
 	"os/exec"
-	"slices"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -16,10 +14,10 @@ import (
 // [process.hear] on; before, it stays in the pipes.
 type process struct {
 	args     []string
-	place    place // where it was launched ahead
+	place    place // of a standby process: the directory that it is in
 	cmd      *exec.Cmd
 	in       io.WriteCloser
-	out, err *gulps
+	out, err *polledPipe
 	ended    chan struct{} // closed at its end
 	wait     error         // of exec.Cmd.Wait, once it has ended
 
@@ -48,10 +46,10 @@ func (r *Runner) launch(root *Root, args []string) (*process, error) {
 	cmd.WaitDelay = killDelay
 	p.cmd = cmd
 	var err error
-	if p.out, err = newGulps(gulpSize); err != nil {
+	if p.out, err = newPolledPipe(pipeSize); err != nil {
 		return nil, err
 	}
-	if p.err, err = newGulps(0); err != nil {
+	if p.err, err = newPolledPipe(0); err != nil {
 		p.out.close()
 		return nil, err
 	}
@@ -102,97 +100,13 @@ func (p *process) dismiss() {
 	p.hear(io.Discard, io.Discard)
 }
 
-func (p *process) hasEnded() bool {
+func (p *process) hasEnded() bool { return isClosed(p.ended) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-p.ended:
+	case <-c:
 		return true
 	default:
 		return false
 	}
-}
-
-// ahead holds the process, if there is one, that was launched before its job is known, so that it is connected and has said its
-// password by then. That is most of what a small job takes.
-type ahead struct {
-	mu      sync.Mutex
-	process *process
-	expiry  *time.Timer
-}
-
-// launchAhead starts the rsync of the next job with these arguments in the root's directory, unless one waits already, and reports
-// whether one does. As long as it waits, the filesystem cannot be unmounted: expire must follow.
-func (r *Runner) launchAhead(root *Root, args []string) bool {
-	a := &r.ahead
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	here, ok := root.place()
-	if !ok || a.process != nil {
-		return ok
-	}
-	p, err := r.launch(root, args)
-	if err != nil {
-		return false // the job will say so
-	}
-	p.place, a.process = here, p
-	return true
-}
-
-// expire dismisses what waits when no job has come for it within keep from now.
-func (a *ahead) expire(keep time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	p := a.process
-	if p == nil {
-		return
-	}
-	if a.expiry != nil {
-		a.expiry.Stop()
-	}
-	a.expiry = time.AfterFunc(keep, func() {
-		if a.release(p) {
-			p.dismiss()
-		}
-	})
-}
-
-// release reports whether p still waits, and takes it away.
-func (a *ahead) release(p *process) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.process != p {
-		return false
-	}
-	a.process = nil
-	if a.expiry != nil {
-		a.expiry.Stop()
-		a.expiry = nil
-	}
-	return true
-}
-
-// Close ends what waits for a job.
-func (r *Runner) Close() {
-	a := &r.ahead
-	a.mu.Lock()
-	p := a.process
-	a.mu.Unlock()
-	if p != nil && a.release(p) {
-		p.dismiss()
-	}
-}
-
-// launched returns the process that was launched ahead, if it is in the very directory and has the same arguments, else nil.
-func (r *Runner) launched(root *Root, args []string) *process {
-	a := &r.ahead
-	a.mu.Lock()
-	p := a.process
-	a.mu.Unlock()
-	if p == nil || !slices.Equal(p.args, args) || !a.release(p) {
-		return nil
-	}
-	if here, ok := root.place(); !ok || here != p.place || p.hasEnded() {
-		go p.dismiss()
-		return nil
-	}
-	return p
 }

@@ -86,7 +86,7 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 		}
 		return nil
 	}
-	res := r.send(ctx, kind, root, paths, r.args(c), job.Ahead, each)
+	res := r.send(ctx, kind, root, paths, r.args(c), job.Standby, each)
 	show()
 	res.Stats.Deleted = max(res.Stats.Deleted, deleted)
 	return merge(early, res)
@@ -215,34 +215,34 @@ func (r *Runner) notRun(ctx context.Context, res Result, err error) Result {
 	return res
 }
 
-// send does as exec, with the process that was launched ahead if there is one, and launches the next.
-func (r *Runner) send(ctx context.Context, kind runKind, root *Root, paths, args []string, ahead time.Duration, each func(line string) error) Result {
+// send does as exec, with the standby process if there is one for it, and launches the next one if it is to stand by for keep.
+func (r *Runner) send(ctx context.Context, kind runKind, root *Root, paths, args []string, keep time.Duration, each func(line string) error) Result {
 	if err := ctx.Err(); err != nil {
 		return r.notRun(ctx, Result{}, err)
 	}
 	list := fileList(paths)
-	p := r.launched(root, args)
-	waited := p != nil
-	if !waited {
+	p := r.takeStandby(root, args)
+	stoodBy := p != nil
+	if !stoodBy {
 		var err error
 		if p, err = r.launch(root, args); err != nil {
 			return r.notRun(ctx, Result{}, err)
 		}
 	}
-	r.log.Debug("rsync", "argv", p.cmd.Args, "paths", len(paths), "ahead", waited)
+	r.log.Debug("rsync", "argv", p.cmd.Args, "paths", len(paths), "standby", stoodBy)
 	p.feed(list)
-	next := ahead > 0 && r.launchAhead(root, args)
+	next := keep > 0 && r.launchStandby(root, args)
 	if next {
-		defer r.ahead.expire(ahead)
+		defer r.standby.expire(keep)
 	}
 	res := r.follow(ctx, p, newReport(kind, root, paths), each)
-	if waited && (res.Class == Transient || res.Class == Permanent) {
+	if stoodBy && (res.Class == Transient || res.Class == Permanent) {
 		// What it met may be over: the daemon was restarted, or the disk mounted, since it was launched.
 		cut := res.Cut
 		res = r.exec(ctx, kind, root, paths, list, args, each)
 		res.Cut = res.Cut || cut
 	}
-	res.Ahead = next
+	res.Standby = next
 	return res
 }
 

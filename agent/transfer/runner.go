@@ -28,7 +28,7 @@ type Runner struct {
 	rules    ruleCache
 	writers  writers
 	children children
-	ahead    ahead
+	standby  standby
 }
 
 // version is that of rsync.

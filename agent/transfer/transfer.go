@@ -81,9 +81,9 @@ type Job struct {
 	Skip []string
 	// Full says that a full batch asks: FullExclude is obeyed too. Tree only.
 	Full bool
-	// Ahead, when not 0, launches the rsync of the next such job too, which takes a third of the time if it comes within Ahead of the end of
-	// this one.
-	Ahead time.Duration
+	// Standby, when not 0, launches the rsync of the next such job too. That takes a third of the time if it comes within Standby of the end
+	// of this one.
+	Standby time.Duration
 	// Small says that most files are: progress may then come for some dozens at a time, which costs less.
 	Small bool
 }
@@ -131,7 +131,7 @@ type Result struct {
 	// Cut is set when a run that had reached the module did not come to its end, or gave up a file in the middle: the
 	// backup may hold a part of a file.
 	Cut     bool
-	Ahead   bool // the rsync of the next job waits for it
+	Standby bool // an rsync stands by for the next job
 	Stats   Stats
 	Stderr  string // the last 8 KiB of standard error
 	Elapsed time.Duration

@@ -16,7 +16,8 @@ const (
 )
 
 // TimerSlack is how late the kernel may wake up the agent, to do it together with something else (prctl(2) PR_SET_TIMERSLACK). Go's
-// runtime looks after its threads every 20 µs while one of them is busy; being woken for that was a third of the agent's processor time. Rsync and hooks inherit it.
+// runtime looks after its threads every 20 µs while one of them is busy; being woken for that was a third of the agent's processor time.
+// Rsync and hooks inherit it.
 const TimerSlack = 500 * time.Microsecond
 
 // AgentName is the unit of one pair's agent.

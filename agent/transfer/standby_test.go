@@ -14,25 +14,25 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
 )
 
-// aheadLong is how long a process waits in tests: longer than they take.
-const aheadLong = time.Minute
+// standbyLong is how long a process waits in tests: longer than they take.
+const standbyLong = time.Minute
 
-// launchOne runs a job after which a process waits for the next, and returns that.
-func (f *fixture) launchOne(path string) *process {
+// standbyAfter runs a job after which one stands by for the next, and returns that.
+func (f *fixture) standbyAfter(path string) *process {
 	f.Helper()
-	f.done(f.run(Job{Kind: Send, Paths: []string{path}, Ahead: aheadLong}))
-	p := f.waiting()
+	f.done(f.run(Job{Kind: Send, Paths: []string{path}, Standby: standbyLong}))
+	p := f.standby()
 	if p == nil {
-		f.Fatal("no process waits")
+		f.Fatal("no process stands by")
 	}
 	f.Cleanup(func() { f.r.Close() })
 	return p
 }
 
-func (f *fixture) waiting() *process {
-	f.r.ahead.mu.Lock()
-	defer f.r.ahead.mu.Unlock()
-	return f.r.ahead.process
+func (f *fixture) standby() *process {
+	f.r.standby.mu.Lock()
+	defer f.r.standby.mu.Unlock()
+	return f.r.standby.process
 }
 
 func (f *fixture) ended(p *process) {
@@ -44,23 +44,23 @@ func (f *fixture) ended(p *process) {
 	}
 }
 
-func TestOneRsyncIsAheadOfItsJob(t *testing.T) {
+func TestOneRsyncStandsBy(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.make(dir{"keep": file(""), "d": dir{}})
-	p := f.launchOne("keep")
+	p := f.standbyAfter("keep")
 	for i := range 5 {
 		// It looks at the disk when it gets its list: what was made, changed or removed since it was started counts.
 		name := fmt.Sprintf("d/f%d", i)
 		f.write(name, "1")
-		f.done(f.run(Job{Kind: Send, Paths: []string{"d", name}, Ahead: aheadLong}))
+		f.done(f.run(Job{Kind: Send, Paths: []string{"d", name}, Standby: standbyLong}))
 		f.ended(p) // it was the one that did the job
 		if status := p.cmd.ProcessState.ExitCode(); status != ExitOK {
 			t.Errorf("status %d", status)
 		}
-		next := f.waiting()
+		next := f.standby()
 		if next == nil || next == p {
-			t.Fatal("no other process waits")
+			t.Fatal("no other process stands by")
 		}
 		p = next
 	}
@@ -68,17 +68,17 @@ func TestOneRsyncIsAheadOfItsJob(t *testing.T) {
 	f.rm("d/f0")
 	f.perPath(f.send("d/f0", "d/f1"), Result{Class: Done, Changed: []string{"d/f0"}})
 	f.ended(p)
-	if f.waiting() != nil {
-		t.Error("another waits, for which nobody asked")
+	if f.standby() != nil {
+		t.Error("another stands by, for which nobody asked")
 	}
 }
 
-func TestNoJobOfAnotherKindTakesTheRsyncThatIsAhead(t *testing.T) {
+func TestNoJobOfAnotherKindTakesTheStandbyRsync(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.make(dir{"keep": file(""), "p": dir{"f": file("")}})
 	f.full()
-	p := f.launchOne("keep")
+	p := f.standbyAfter("keep")
 	f.rm("p")
 	f.write("p", "a file now")
 	f.make(dir{"d": dir{"f": file("")}})
@@ -86,34 +86,34 @@ func TestNoJobOfAnotherKindTakesTheRsyncThatIsAhead(t *testing.T) {
 	f.done(f.run(Job{Kind: Send, Paths: []string{"keep"}, Checksum: true}))
 	f.done(f.run(Job{Kind: Tree, Paths: []string{"d"}}))
 	f.same()
-	if f.waiting() != p || p.hasEnded() {
+	if f.standby() != p || p.hasEnded() {
 		t.Error("it was taken")
 	}
 }
 
 // It has connected, and ends without a job as a run with nothing to do: no error in the log of the backup host.
-func TestRsyncThatIsAheadGoesWhenNoJobComes(t *testing.T) {
+func TestStandbyRsyncGoesWhenNoJobComes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.make(dir{"keep": file("")})
-	f.done(f.run(Job{Kind: Send, Paths: []string{"keep"}, Ahead: 50 * time.Millisecond}))
-	p := f.waiting()
+	f.done(f.run(Job{Kind: Send, Paths: []string{"keep"}, Standby: 50 * time.Millisecond}))
+	p := f.standby()
 	if p == nil {
 		t.Skip("it has gone already: this machine is busy")
 	}
 	f.ended(p)
-	if status := p.cmd.ProcessState.ExitCode(); status != ExitOK || f.waiting() != nil {
-		t.Errorf("status %d, or it still waits for a job", status)
+	if status := p.cmd.ProcessState.ExitCode(); status != ExitOK || f.standby() != nil {
+		t.Errorf("status %d, or it still stands by", status)
 	}
 	f.done(f.send("keep"))
 }
 
 // The path of the source directory leads to another directory meanwhile: what waits is in the old one.
-func TestRsyncThatIsAheadSendsFromNoOtherDirectory(t *testing.T) {
+func TestStandbyRsyncSendsFromNoOtherDirectory(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.make(dir{"a": file("of the old one")})
-	p := f.launchOne("a")
+	p := f.standbyAfter("a")
 	f.ok(os.Rename(f.src, f.src+".old"))
 	f.make(dir{"a": file("of the new one, which is longer")})
 	f.done(f.send("a"))
@@ -122,7 +122,7 @@ func TestRsyncThatIsAheadSendsFromNoOtherDirectory(t *testing.T) {
 }
 
 // Nothing of that may reach whoever asked for the job: it would look as if the backup host could not be reached.
-func TestJobDoesNotFailWithTheRsyncThatIsAhead(t *testing.T) {
+func TestJobDoesNotFailWithTheStandbyRsync(t *testing.T) {
 	t.Parallel()
 	for name, breakIt := range map[string]func(f *fixture, p *process) error{
 		"killed":             func(_ *fixture, p *process) error { return p.cmd.Process.Kill() },
@@ -134,7 +134,7 @@ func TestJobDoesNotFailWithTheRsyncThatIsAhead(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			f.make(dir{"a": file("")})
-			p := f.launchOne("a")
+			p := f.standbyAfter("a")
 			for f.connections() == 0 { // it has connected
 				time.Sleep(time.Millisecond)
 			}
@@ -168,7 +168,7 @@ func TestJobOfAFrozenRsyncEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.make(dir{"a": file("")})
-	p := f.launchOne("a")
+	p := f.standbyAfter("a")
 	f.ok(syscall.Kill(p.cmd.Process.Pid, syscall.SIGSTOP))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -183,11 +183,11 @@ func TestJobOfAFrozenRsyncEndsWithItsContext(t *testing.T) {
 }
 
 // What is in the way of unmounting is gone after a moment.
-func TestRsyncThatIsAheadLeavesTheDirectory(t *testing.T) {
+func TestStandbyRsyncLeavesTheDirectory(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.make(dir{"a": file("")})
-	p := f.launchOne("a")
+	p := f.standbyAfter("a")
 	where, err := os.Readlink(filepath.Join("/proc", fmt.Sprint(p.cmd.Process.Pid), "cwd"))
 	if err != nil || where != f.src {
 		t.Errorf("it is in %q: %v", where, err)

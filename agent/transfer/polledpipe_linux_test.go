@@ -22,7 +22,7 @@ func TestProgressIsReadToItsEnd(t *testing.T) {
 	for i := range files {
 		fmt.Fprintf(&out, "%15d  50%%    1.30MB/s    0:00:13 (xfr#%d, to-chk=%d/%d)\r", i, i+1, files-i, files)
 	}
-	if out.Len() <= 2*gulpSize {
+	if out.Len() <= 2*pipeSize {
 		t.Fatalf("%d bytes", out.Len())
 	}
 	out.WriteString("\nfile has vanished: \"a\"\nTotal bytes sent: 12")
@@ -70,12 +70,12 @@ func (w *slowWriter) Write(p []byte) (int, error) {
 }
 
 // Neither a child of the child that keeps the pipe, nor one that goes on writing, is waited for.
-func TestGulpsEndWithTheChild(t *testing.T) {
+func TestPolledPipeEndsWithTheChild(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{"keeps": "sleep 60 & echo last", "writes": "echo last; yes &", "closed": "echo last; exec >&-"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g, err := newGulps(gulpSize)
+			g, err := newPolledPipe(pipeSize)
 			if err != nil {
 				t.Fatal(err)
 			}
