@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -365,6 +366,7 @@ func (l *loop) completeFull(now time.Time) {
 	if f.schedule != nil {
 		f.next = f.schedule.Next(now)
 	}
+	l.group.Go(debug.FreeOSMemory) // the first walk and a comparison need twice what is needed from now on
 	l.log.Info("full batch done", "elapsed", f.took, "entries", l.door.total, "differed", f.differs, "extraneous", f.extra)
 }
 

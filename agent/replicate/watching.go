@@ -5,7 +5,6 @@ package replicate
 import (
 	"context"
 	"errors"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -56,7 +55,6 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 	l.group.Go(func() {
 		select {
 		case <-w.Ready():
-			debug.FreeOSMemory() // the walk needed twice what the watch needs from now on
 			l.post(func(now time.Time) {
 				if l.watch.w == w && ctx.Err() == nil {
 					l.watch.ready, l.watch.failures = true, 0

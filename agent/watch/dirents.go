@@ -8,7 +8,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os"
+	"strings"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,14 +108,28 @@ func readDir(fd int, f func(name []byte, dir bool)) error {
 	}
 }
 
-// lstat is lstat(2) without what os.Lstat allocates.
+// lstat is lstat(2). It is asked for each file that is created, and allocates nothing where the path is short, as os.Lstat and unix.Lstat do.
 func lstat(path string) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	for {
-		if err := unix.Lstat(path, &st); err != unix.EINTR {
+		if err := lstatOnce(path, &st); err != unix.EINTR {
 			return st, err
 		}
 	}
+}
+
+func lstatOnce(path string, st *unix.Stat_t) error {
+	var name [256]byte
+	if len(path) >= len(name) || strings.IndexByte(path, 0) >= 0 {
+		return unix.Lstat(path, st)
+	}
+	copy(name[:], path)
+	cwd := unix.AT_FDCWD
+	_, _, errno := unix.Syscall6(unix.SYS_NEWFSTATAT, uintptr(cwd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(st)), unix.AT_SYMLINK_NOFOLLOW, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func isDir(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }

@@ -9,11 +9,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // TestEventsFlowBeforeTheFirstWalkEnds writes to a watched directory while the others are still being added.
@@ -200,5 +202,31 @@ func TestDirectoriesCountTheirLinks(t *testing.T) {
 	}
 	if countsLinks("/proc") || countsLinks("/nonexistent") {
 		t.Error("of /proc nothing is known")
+	}
+}
+
+// It has a way of its own for short paths.
+func TestLstat(t *testing.T) {
+	dir := t.TempDir()
+	short := filepath.Join(dir, "a")
+	long := filepath.Join(dir, strings.Repeat("d", 200), strings.Repeat("f", 200))
+	for _, p := range []string{short, long} {
+		if _, err := lstat(p); err != unix.ENOENT {
+			t.Errorf("%s: %v before it is there", p, err)
+		}
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("nowhere", p); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := lstat(p); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			t.Errorf("%s: mode %o, %v", p, st.Mode, err)
+		}
+	}
+	for _, p := range []string{short + "\x00b", long + "\x00b"} {
+		if _, err := lstat(p); err != unix.EINVAL {
+			t.Errorf("%q: %v", p, err)
+		}
 	}
 }

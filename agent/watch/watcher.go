@@ -342,6 +342,9 @@ func (w *watcher) emit(e Event) {
 			return
 		}
 	}
+	if w.batch == nil {
+		w.batch = make([]Event, 0, 16)
+	}
 	w.batch = append(w.batch, e)
 }
 
