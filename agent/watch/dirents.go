@@ -7,6 +7,7 @@ package watch
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"strings"
 	"sync"
@@ -112,7 +113,7 @@ func readDir(fd int, f func(name []byte, dir bool)) error {
 func lstat(path string) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	for {
-		if err := lstatOnce(path, &st); err != unix.EINTR {
+		if err := lstatOnce(path, &st); !errors.Is(err, unix.EINTR) {
 			return st, err
 		}
 	}

@@ -5,6 +5,7 @@
 package watch
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -211,7 +212,7 @@ func TestLstat(t *testing.T) {
 	short := filepath.Join(dir, "a")
 	long := filepath.Join(dir, strings.Repeat("d", 200), strings.Repeat("f", 200))
 	for _, p := range []string{short, long} {
-		if _, err := lstat(p); err != unix.ENOENT {
+		if _, err := lstat(p); !errors.Is(err, unix.ENOENT) {
 			t.Errorf("%s: %v before it is there", p, err)
 		}
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -225,7 +226,7 @@ func TestLstat(t *testing.T) {
 		}
 	}
 	for _, p := range []string{short + "\x00b", long + "\x00b"} {
-		if _, err := lstat(p); err != unix.EINVAL {
+		if _, err := lstat(p); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%q: %v", p, err)
 		}
 	}
