@@ -95,7 +95,7 @@ func pairSchema() schema.Schema {
 			"delete": groupOf("What a deletion in the source may do to the backup.", map[string]schema.Attribute{
 				"enabled":     boolean(d.Delete.Enabled, "`false`: the backup only ever gains."),
 				"max_files":   number(d.Delete.MaxFiles, "A deletion of more entries than this, and of more than `max_percent`, is held until `lockstep approve NAME`."),
-				"max_percent": number(d.Delete.MaxPercent, "See `max_files`; both limits must be exceeded."),
+				"max_percent": number(d.Delete.MaxPercent, "See `max_files`; both limits must be exceeded. Of a source that was empty a moment ago this one alone decides."),
 			}),
 			"watch": groupOf("How changes are noticed and when they are sent.", map[string]schema.Attribute{
 				"backend":   word(d.Watch.Backend, "`auto`, `fanotify` or `inotify`."),

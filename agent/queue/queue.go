@@ -53,6 +53,7 @@ type Entry struct {
 	Tree    bool      // everything below may have changed too
 	Compare bool      // with Tree: deletions may hide below, so sending alone does not make it equal
 	Created bool      // it was made since it was last handed out
+	Written bool      // it was written to since then
 	First   time.Time // dirty since
 }
 
@@ -321,7 +322,10 @@ func (q *Queue) Done(now time.Time, b Batch, again []Again) {
 	for _, a := range again {
 		ops := watch.Op(0)
 		if a.Created {
-			ops = watch.Create
+			ops |= watch.Create
+		}
+		if a.Written {
+			ops |= watch.Modify
 		}
 		q.add(t, a.Path, mark{ops: ops, tree: a.Tree, compare: a.Compare, again: true}, q.ticks(a.First), q.ticks(a.At))
 	}

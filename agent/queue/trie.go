@@ -176,6 +176,7 @@ func (q *Queue) entry(n *node) Entry {
 		Tree:    n.tree,
 		Compare: n.compare,
 		Created: n.ops&watch.Create != 0,
+		Written: n.ops&watch.Modify != 0,
 		First:   q.time(n.first),
 	}
 }

@@ -110,7 +110,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer func() { unlock(clean) }()
 	removeCookies(cookies)
 
-	eng, version, err := a.engine(a.opts.Pair, a.opts.User)
+	eng, version, err := a.engine(a.opts.Pair, a.opts.User, nil)
 	if err != nil {
 		return err
 	}
@@ -144,14 +144,19 @@ func (a *Agent) Run(ctx context.Context) error {
 		l.cutOff(time.Now())
 	}
 	err = l.run(ctx)
-	clean = err == nil && !l.leftovers.wanted
+	clean = err == nil && l.leftovers.none()
 	stopServers()
 	return errors.Join(err, servers.Wait())
 }
 
-func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
+// engine makes the engine of a definition. Runs of the one before it, if there was one, may go on beside it.
+func (a *Agent) engine(p pair.Pair, user string, before engine) (engine, string, error) {
 	if p.HooksOnly() {
 		return alone{p.Source.Path}, "", nil
+	}
+	var after *transfer.Runner
+	if e, ok := before.(rsync); ok {
+		after = e.runner
 	}
 	runner, err := transfer.New(transfer.Options{
 		Rsync: a.opts.Rsync,
@@ -172,6 +177,7 @@ func (a *Agent) engine(p pair.Pair, user string) (engine, string, error) {
 		Timeout:        time.Duration(p.Transfer.Timeout),
 		Extra:          p.Transfer.Options,
 		Log:            a.opts.Log,
+		After:          after,
 	})
 	if err != nil {
 		return nil, "", err

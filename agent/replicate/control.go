@@ -194,6 +194,7 @@ func (l *loop) approveHeld(now time.Time) Approval {
 	l.setMounts(nil, func(dir string) bool { // what is mounted now is found again
 		return slices.ContainsFunc(fs, func(f finding) bool { return isBelow(f.path, dir) || isBelow(dir, f.path) })
 	})
+	l.lookAtMounts(now)
 	if len(fs) > 0 {
 		l.log.Warn("held deletions were approved", "entries", a.Deletions, "paths", len(fs))
 		l.note(now, fmt.Sprintf("%s approved", plural(a.Deletions, "held deletion")))

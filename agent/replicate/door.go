@@ -75,6 +75,7 @@ type door struct {
 
 	done     int       // entries let through in this burst
 	made     int       // entries made on the backup since it began
+	emptied  bool      // the source was empty, and is to be judged by maxPercent alone
 	lastDone time.Time // when the last was let through
 
 	held *heldDeletions
@@ -270,6 +271,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		d.held.empty = true
 		return nil
 	case !d.over(n):
+		d.emptied = false
 		d.done += n
 		d.lastDone = now
 		return v.gone
@@ -283,8 +285,12 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		d.recount = true
 		return nil
 	default:
-		reason := fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
-			d.shrunk()+n, d.total+d.shrunk(), d.maxFiles, d.maxPercent)
+		limits := fmt.Sprintf("delete.max_files (%d) and delete.max_percent (%d) allow", d.maxFiles, d.maxPercent)
+		if d.emptied && n+d.shrunk() <= d.maxFiles {
+			limits = fmt.Sprintf("delete.max_percent (%d) allows after the source directory was empty", d.maxPercent)
+		}
+		d.emptied = false
+		reason := fmt.Sprintf("%d of %d entries on the backup would be deleted, more than %s", d.shrunk()+n, d.total+d.shrunk(), limits)
 		if gone := d.shrunk(); gone > 0 {
 			reason += fmt.Sprintf("; %d of them went just before", gone)
 		}
@@ -293,10 +299,11 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	}
 }
 
-// over reports whether n more deletions exceed both limits.
+// over reports whether n more deletions exceed both limits. Where the source was empty a moment ago, that is no reason to think better of them
+// but a file that has come since: the share alone decides.
 func (d *door) over(n int) bool {
 	n += d.shrunk()
-	return n > d.maxFiles && (!d.counted || n*100 > d.maxPercent*(d.total+d.shrunk()))
+	return (n > d.maxFiles || d.emptied) && (!d.counted || n*100 > d.maxPercent*(d.total+d.shrunk()))
 }
 
 // shrunk is by how much the backup is smaller than when the burst began.
@@ -334,6 +341,7 @@ func (d *door) again(now time.Time) {
 		d.add(now, f.deletion)
 	}
 	d.dropped += h.over
+	d.emptied = d.emptied || h.empty
 }
 
 // approve lets everything pass that is held now, and nothing else. A later deletion begins a new burst.

@@ -325,6 +325,9 @@ func (e *fakeEngine) send(p string, force bool, res *transfer.Result) {
 	if old := e.dst[p]; !n.dir && old != n {
 		res.Stats.Transferred++
 	}
+	if _, there := e.dst[p]; !there {
+		res.Stats.Created++
+	}
 	e.dst.put(p, n)
 }
 

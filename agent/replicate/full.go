@@ -273,6 +273,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 	if !c.res.Incomplete {
 		l.door.count(now, max(0, int(c.res.Stats.Files)-c.new+c.entries))
 	}
+	if c.res.Incomplete && l.door.recount {
+		l.door.count(now, l.door.total) // it will not be known better
+	}
 	l.extraneous(now, f.begun, c)
 	if l.pair.HooksOnly() && f.cause != atStart {
 		l.arrivedTree(c.res) // something was lost, and there is no backup to tell what

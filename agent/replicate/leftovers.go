@@ -53,6 +53,9 @@ func (l *loop) passedOver(now time.Time) {
 	l.full.valid = false
 }
 
+// none reports whether nothing is to be looked for.
+func (o *leftovers) none() bool { return !o.wanted && o.late.IsZero() }
+
 // lookLater asks for a second look, and leaves alone one that is asked for already.
 func (o *leftovers) lookLater(now time.Time, timeout time.Duration) {
 	if o.late.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,5 +186,68 @@ func TestLockOfAKilledAgentIsWaitedFor(t *testing.T) {
 			}
 			time.Sleep(c.held)
 		})
+	}
+}
+
+// A second look is due after transfer.timeout; an agent that was stopped in between must leave word of it.
+func TestLateLookSurvivesARestart(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.cut("b")
+		r.settles(10 * time.Second)
+		if r.l.leftovers.none() {
+			t.Error("the agent would end clean, and the next one not look late")
+		}
+		r.after(time.Duration(r.l.pair.Transfer.Timeout) + 2*lateCleanUp)
+		if !r.l.leftovers.none() {
+			t.Error("something is still to be looked for")
+		}
+	})
+}
+
+// The backup host gives up a file in the middle, and keeps a part; the file goes.
+func TestPartOfAFileThatTheBackupRefusesGoes(t *testing.T) {
+	bin := t.TempDir()
+	// write(2) of the daemon ends with EFBIG past 1 MiB, as on a filesystem with a limit; EIO does the same.
+	if err := os.WriteFile(filepath.Join(bin, "rsync"), []byte("#!/bin/bash\ntrap '' XFSZ\nulimit -f 1024\nexec /usr/bin/rsync \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	s := newSite(t, nil)
+	s.write("keep", "1")
+	s.start()
+	s.equal()
+	s.write("big", strings.Repeat("0123456789abcdef", 3<<16))
+	s.untilState(Failing)
+	s.rm("big")
+	s.equal()
+}
+
+// A transfer goes on over a reload, and its temporary file is its own.
+func TestTemporaryFileOutlivesAReload(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, func(p *pair.Pair) { p.Transfer.BandwidthLimit = "1000" })
+	s.write("keep", "1")
+	s.start()
+	s.equal()
+	s.write("big", strings.Repeat("0123456789abcdef", 4<<16)) // four seconds
+	pattern := filepath.Join(s.dst, ".big.??????")
+	var before []string
+	for len(before) == 0 {
+		time.Sleep(50 * time.Millisecond)
+		before, _ = filepath.Glob(pattern)
+	}
+	s.mu.Lock()
+	s.pair.Exclude = append(s.pair.Exclude, "*.bak")
+	s.mu.Unlock()
+	s.agent.Reload()
+	time.Sleep(2 * time.Second)
+	after, _ := filepath.Glob(pattern)
+	if len(after) != 1 || after[0] != before[0] {
+		t.Errorf("the temporary file of a running transfer was deleted on the backup: %v, then %v", before, after)
+	}
+	s.equal()
+	if strings.Contains(s.log.String(), "could not be sent") {
+		t.Error("the transfer failed")
 	}
 }

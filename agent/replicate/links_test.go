@@ -5,6 +5,8 @@ package replicate
 import (
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // The kernel tells of a change under one name only.
@@ -25,5 +27,18 @@ func TestChangeThroughOneNameArrivesUnderAllNames(t *testing.T) {
 		s.equal()
 	}
 	s.do(os.Chmod(s.path("a/one"), 0o600))
+	s.equal()
+}
+
+// The attributes of what is no regular file, and has several names, too.
+func TestAttributesOfAFifoWithSeveralNamesArrive(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil)
+	s.write("keep", "1")
+	s.do(unix.Mkfifo(s.path("one"), 0o644))
+	s.do(os.Link(s.path("one"), s.path("two")))
+	s.start()
+	s.equal()
+	s.do(os.Chmod(s.path("two"), 0o600))
 	s.equal()
 }

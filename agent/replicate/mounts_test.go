@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
@@ -58,5 +59,40 @@ func TestUnmountedBelowTheSourceDeletesNothing(t *testing.T) {
 			t.Error("approved and still there")
 		}
 		r.wantState(InStep)
+	})
+}
+
+// What was approved lay in a filesystem that is mounted. When that is unmounted later, its absence is no deletion.
+func TestApprovalDoesNotForgetWhatIsMounted(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 5, 1 }, func(t *testing.T, r *rig) {
+		r.e.src.put("keep", node{data: "1"})
+		r.e.src.put("m", node{dir: true, mounted: true})
+		for _, n := range numbered("m/%d", 10) {
+			r.e.src.put(n, node{data: "1"})
+		}
+		r.mounts = []string{"m"}
+		r.begin()
+		r.wantState(InStep)
+		for _, n := range numbered("m/%d", 7) {
+			r.rm(n)
+		}
+		r.after(time.Second)
+		r.wantState(Held)
+		if _, err := r.l.approve(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Minute)
+		// umount m
+		r.e.set(func() {
+			r.e.src.remove("m")
+			r.e.src.put("m", node{dir: true})
+			r.w.info.Mounts = nil
+		})
+		r.events(watch.Event{Path: "m", Op: watch.Rescan, Dir: true, Tree: true})
+		r.after(time.Minute)
+		if !r.onBackup("m/8") {
+			t.Error("files of a filesystem that was unmounted were deleted on the backup")
+		}
+		r.wantState(Held, "not mounted")
 	})
 }

@@ -33,6 +33,9 @@ type outage struct {
 	probed bool
 }
 
+// roomEvery is how long at most a full backup is left alone: somebody may make room at any time, in the source too.
+const roomEvery = 30 * time.Second
+
 // probes tells whether a probe shows that the outage is over. It cannot for a full disk.
 func (o *outage) probes() bool { return o.class == transfer.Transient || o.class == transfer.Permanent }
 
@@ -45,8 +48,11 @@ func (o *outage) fail(now time.Time, res transfer.Result, initial, limit time.Du
 	o.failures++
 	o.class, o.message, o.hint, o.probed = res.Class, res.Message, res.Hint, false
 	wait := backoff(o.failures, initial, limit)
-	if o.class == transfer.Permanent {
+	switch o.class {
+	case transfer.Permanent:
 		wait = backoff(1, limit, limit)
+	case transfer.NoSpace:
+		wait = min(wait, roomEvery)
 	}
 	o.next = now.Add(wait)
 }
@@ -63,9 +69,13 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 	switch res.Class {
 	case transfer.Done:
 		l.unknown = 0
-		if l.outage != nil {
-			l.log.Info("the backup takes files again", "elapsed", now.Sub(l.outage.since), "attempt", l.outage.failures)
-			if l.outage.failures > 1 {
+		switch o := l.outage; {
+		case o == nil:
+		case o.class == transfer.NoSpace && res.Stats.Transferred == 0:
+			o.next = now // a deletion has made room, or nothing needed any: the next trial tells
+		default:
+			l.log.Info("the backup takes files again", "elapsed", now.Sub(o.since), "attempt", o.failures)
+			if o.failures > 1 {
 				l.note(now, "the backup takes files again")
 			}
 			l.outage = nil
@@ -98,6 +108,7 @@ func (l *loop) fail(now time.Time, res transfer.Result) {
 // suspect returns when it is to be asked for the sake of a running transfer whether the backup can still be reached.
 func (l *loop) suspect() (at time.Time, ok bool) {
 	at, ok = l.jobs.suspect()
+	ok = ok && !l.jobs.has("probe")
 	if at.Before(l.nextProbe) {
 		at = l.nextProbe
 	}

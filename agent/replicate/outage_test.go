@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,6 +179,137 @@ func TestSlowTransferIsLeftAlone(t *testing.T) {
 		}
 		if n := r.e.count("probe"); n < 50 || n > 62 {
 			t.Errorf("%d probes in ten minutes", n)
+		}
+	})
+}
+
+// The backup is full. What is deleted on the source would make room there.
+func TestDeletionsMakeRoomOnAFullBackup(t *testing.T) {
+	for name, size := range map[string]int64{"small": 1, "big": bigFile + 1} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, r *rig) {
+				r.begin("old", "keep")
+				r.wantState(InStep)
+				r.e.setAnswer(func(what string, paths []string) *transfer.Result {
+					r.e.mu.Lock()
+					defer r.e.mu.Unlock()
+					if _, full := r.e.dst["old"]; full && what == "send" {
+						return failure(transfer.NoSpace, "the backup is full")
+					}
+					return nil
+				})
+				r.writeAll(node{data: "1", size: size}, "new")
+				r.after(10 * time.Second)
+				r.wantState(Failing)
+				r.rm("old")
+				r.settles(3 * roomEvery)
+				if n := strings.Count(r.log.String(), "the backup takes files again"); n != 1 {
+					t.Errorf("%d times it was said to take files again", n)
+				}
+			})
+		})
+	}
+}
+
+// While a probe or a trial runs, the loop must sleep.
+func TestLoopSleepsWhileAProbeRuns(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		probing := atomic.Bool{}
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "probe" {
+				probing.Store(true)
+				time.Sleep(10 * time.Second) // --contimeout
+				probing.Store(false)
+			}
+			return failure(transfer.Transient, "no connection")
+		})
+		r.write("b", "1")
+		for !probing.Load() {
+			r.after(10 * time.Millisecond)
+		}
+		r.after(time.Second)
+		var sleep time.Duration
+		if err := r.l.call(t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
+			t.Fatal(err)
+		}
+		if !probing.Load() {
+			t.Fatal("no probe runs")
+		}
+		if sleep <= time.Millisecond {
+			t.Errorf("the loop wakes up every %v while a probe runs", sleep)
+		}
+	})
+}
+
+func TestLoopSleepsWhileATrialRuns(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(fails("send", transfer.NoSpace, "full"))
+		r.writeAll(node{data: "1", size: bigFile + 1}, "new")
+		r.after(100 * time.Millisecond)
+		r.wantState(Failing)
+		trying := atomic.Bool{}
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			trying.Store(true)
+			time.Sleep(time.Hour)
+			return nil
+		})
+		for !trying.Load() {
+			r.after(100 * time.Millisecond)
+		}
+		r.after(time.Second)
+		var sleep time.Duration
+		if err := r.l.call(t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
+			t.Fatal(err)
+		}
+		if sleep <= time.Millisecond {
+			t.Errorf("the loop wakes up every %v while a trial runs", sleep)
+		}
+	})
+}
+
+// A suspect transfer, and a probe for it that the backup host accepts and does not answer.
+func TestLoopSleepsWhileATransferIsSuspect(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			time.Sleep(time.Minute)
+			return nil
+		})
+		r.write("b", "1")
+		r.after(25 * time.Second)
+		if r.e.count("probe") != 1 {
+			t.Fatal("no probe")
+		}
+		var sleep time.Duration
+		if err := r.l.call(t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
+			t.Fatal(err)
+		}
+		if sleep <= time.Millisecond {
+			t.Errorf("the loop wakes up every %v while a suspect is probed", sleep)
+		}
+	})
+}
+
+// The log and the events tell of the end of a trouble, and not of every file.
+func TestEndOfATroubleIsTold(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		for i := range 3 {
+			r.e.setAnswer(fails("", transfer.Transient, "no connection"))
+			r.write("b", fmt.Sprint(i))
+			r.after(5 * time.Second)
+			r.wantState(Failing)
+			r.e.setAnswer(nil)
+			r.settles(time.Minute)
+			for j := range 5 {
+				r.write("c", fmt.Sprint(i, j))
+				r.after(time.Second)
+			}
+			if n := strings.Count(r.log.String(), `state="in step"`); n != i+2 {
+				t.Errorf("told %d times after %d troubles", n, i+1)
+			}
 		}
 	})
 }

@@ -103,6 +103,9 @@ func (w *writers) look(now time.Time, e queue.Entry) time.Time {
 // paths. A larger one is a job of its own.
 const treeExpand = 1000
 
+// keptSlack is how much older than the event of a write the file's time may be: clocks differ, and some filesystems have steps of two seconds.
+const keptSlack = 2500 * time.Millisecond
+
 // prepared is a batch after a look at the disk.
 type prepared struct {
 	send  []string // small enough and at rest
@@ -114,6 +117,7 @@ type prepared struct {
 	dirs  dirTimes
 	light map[string]bool     // directories in send
 	links map[inode]time.Time // files with several names, and when they were changed
+	kept  []string            // files that were written to, and say that they were not
 }
 
 // fate is what becomes of an entry that is not in prepared.send.
@@ -170,14 +174,21 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 		return fate{kind: fateUnreadable, reason: reasonOf(err)}, st
 	case st.Mode.IsDir() && e.Tree:
 		return fate{}, st
-	case st.Mode.IsRegular():
+	}
+	if !st.Mode.IsDir() {
 		p.several(st)
+	}
+	switch {
+	case st.Mode.IsRegular():
 		if r.OpenForWriting(e.Path) {
 			wait, o := w.wait(now, e, st)
 			if wait {
 				p.busy[e.Path] = o
 				return fate{kind: fateBusy, at: w.look(now, e)}, st
 			}
+		}
+		if e.Written && !e.Created && st.ModTime.Before(e.First.Add(-keptSlack)) {
+			p.kept = append(p.kept, e.Path)
 		}
 		if st.Size >= bigFile {
 			return fate{kind: fateBig}, st
@@ -225,10 +236,12 @@ func (p *prepared) expand(now time.Time, r root, e queue.Entry, w *writers) {
 	p.add(r, e)
 	children, err := r.Children(e.Path)
 	if err != nil {
-		return // sending the directory tells
+		p.below = append(p.below, queue.Again{Entry: e, At: now})
+		return
 	}
 	for _, c := range children {
 		kid := e
+		kid.Written = false
 		kid.Path = join(e.Path, c.Name)
 		if w.exclude.Match(kid.Path, c.Mode.IsDir()) {
 			continue

@@ -79,7 +79,7 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 	if err != nil {
 		return err
 	}
-	eng, version, err := l.agent.engine(p, user)
+	eng, version, err := l.agent.engine(p, user, l.eng)
 	if err != nil {
 		return err
 	}

@@ -132,6 +132,26 @@ func TestDeletionsOfAnEmptiedSourceAreJudgedAgain(t *testing.T) {
 	s.rm("a")
 	s.untilState(Held)
 	s.write("b", "1")
+	// What came is no reason to delete all that was there before.
+	s.until("the deletion is held for its share", func(st Status) bool { return st.Held != nil && strings.Contains(st.Held.Reason, "was empty") })
+	if !s.onBackup("a") {
+		t.Error("deleted on the backup")
+	}
+	if _, err := s.call(t.Context(), http.MethodPost, "/approve"); err != nil {
+		t.Fatal(err)
+	}
+	s.equal()
+}
+
+func TestEmptiedSourceWhereEverythingMayGo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, func(p *pair.Pair) { p.Delete.MaxPercent = 100 })
+	s.write("a", "1")
+	s.start()
+	s.equal()
+	s.rm("a")
+	s.untilState(Held)
+	s.write("b", "1")
 	s.equal()
 }
 
@@ -733,4 +753,60 @@ func TestFrozenRsyncIsEnded(t *testing.T) {
 	s.do(syscall.Kill(pid, syscall.SIGSTOP))
 	s.until("it was ended", func(st Status) bool { return st.Counters.Stalled > 0 })
 	s.equal()
+}
+
+// The kernel tells of the change; size and modification time are as before (VeraCrypt, touch -r, cp -p over it).
+func TestChangeThatKeepsSizeAndTimeArrives(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil)
+	s.write("f", "1111")
+	old := time.Now().Add(-time.Minute)
+	s.do(os.Chtimes(s.path("f"), old, old))
+	s.start()
+	s.equal()
+	f, err := os.OpenFile(s.path("f"), os.O_WRONLY, 0)
+	s.do(err)
+	_, err = f.WriteString("2222")
+	s.do(err)
+	s.do(f.Close())
+	s.do(os.Chtimes(s.path("f"), old, old))
+	s.equal()
+	data, err := os.ReadFile(filepath.Join(s.dst, "f"))
+	s.do(err)
+	if string(data) != "2222" {
+		t.Errorf("the barrier was passed, and the backup has %q", data)
+	}
+}
+
+// A symlink became a directory, and the backup could not follow. What is deleted in the directory is not what the symlink on the backup leads to.
+func TestDeletionDoesNotLeadThroughASymlinkOnTheBackup(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, func(p *pair.Pair) { p.Full.Every = "" })
+	s.do(s.daemon.Configure("uid = 65534", "gid = 65534"))
+	s.do(os.Chmod(filepath.Dir(s.src), 0o755))
+	s.write("d/b/x", "precious")
+	s.do(os.Symlink("b", s.path("d/a")))
+	// The backup has the same, and its directory d belongs to another user than the module's.
+	s.do(os.MkdirAll(filepath.Join(s.dst, "d/b"), 0o755))
+	s.do(os.WriteFile(filepath.Join(s.dst, "d/b/x"), []byte("precious"), 0o644))
+	s.do(os.Symlink("b", filepath.Join(s.dst, "d/a")))
+	for _, p := range []string{"", "d/b", "d/b/x"} {
+		s.do(os.Lchown(filepath.Join(s.dst, p), 65534, 65534))
+	}
+	s.start()
+	s.until("a first look", func(st Status) bool { return st.Full.Done > 0 })
+	s.do(os.Remove(s.path("d/a")))
+	s.mkdir("d/a")
+	time.Sleep(500 * time.Millisecond)
+	s.write("d/a/x", "of no worth")
+	time.Sleep(500 * time.Millisecond)
+	s.do(os.Remove(s.path("d/a/x")))
+	time.Sleep(3 * time.Second)
+	if !s.onBackup("d/b/x") {
+		st, _ := s.status()
+		t.Errorf("d/b/x is in the source and was deleted on the backup; state %s (%s)", st.State, st.Reason)
+	}
+	if data, _ := os.ReadFile(filepath.Join(s.dst, "d/b/x")); string(data) == "of no worth" {
+		t.Error("d/b/x was overwritten")
+	}
 }

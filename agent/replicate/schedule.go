@@ -2,7 +2,11 @@
 
 package replicate
 
-import "time"
+import (
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
 
 // schedule starts whatever can be started.
 func (l *loop) schedule(now time.Time) {
@@ -18,7 +22,8 @@ func (l *loop) schedule(now time.Time) {
 			l.probe(now)
 			return
 		}
-		for len(l.jobs) == 0 && l.startOne(now) { // one job at a time, as a trial
+		full := o.class == transfer.NoSpace                                                                   // then what makes room comes first
+		for len(l.jobs) == 0 && (full && (l.startPassed(now) || l.startInspection(now)) || l.startOne(now)) { // one job at a time, as a trial
 		}
 		if len(l.jobs) == 0 {
 			l.outage = nil // nothing is left that could fail
@@ -65,7 +70,8 @@ func (l *loop) sleep(now time.Time) time.Duration {
 		consider(l.source.next, !l.source.looking)
 	case l.paused:
 	case l.outage != nil:
-		consider(l.outage.next, !l.outage.probed)
+		// A probe or a trial that runs wakes the loop at its end.
+		consider(l.outage.next, !l.outage.probed && !l.jobs.has("probe") && (l.outage.probes() || len(l.jobs) == 0))
 	default:
 		if small > 0 {
 			if wake, ok := l.q.Wake(); ok {

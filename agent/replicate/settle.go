@@ -15,6 +15,7 @@ func (l *loop) account(now time.Time, res transfer.Result) {
 	l.counters.Bytes += res.Stats.Bytes
 	l.counters.SentBytes += res.Stats.Sent
 	l.counters.Deleted += res.Stats.Deleted
+	l.door.created(int(res.Stats.Created))
 	if res.Cut {
 		l.cutOff(now)
 	}
@@ -59,9 +60,6 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 			l.ledger.clear(e.Path, e.Tree, failed)
 		}
 		l.distrust.sent(e, failed)
-		if e.Created {
-			l.door.created(1)
-		}
 		if !w.ledger {
 			l.latency.add(now.Sub(e.First))
 		}

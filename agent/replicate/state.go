@@ -22,6 +22,7 @@ type standing struct {
 	reason string
 	since  time.Time
 	inStep time.Time // when the state was last InStep
+	told   State     // the last one that was news
 }
 
 // decide is the one place where the state is decided.
@@ -138,9 +139,10 @@ func (l *loop) setState(now time.Time) {
 		return
 	}
 	l.standing.since = now
-	if quietState(state) && quietState(was) {
+	if quietState(state) && l.standing.told == InStep {
 		return // in step and behind follow each other all day long, which is no news
 	}
+	l.standing.told = state
 	level := slog.LevelInfo
 	if state == Failing || state == Held || state == Degraded {
 		level = slog.LevelWarn

@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
@@ -262,6 +265,113 @@ func TestTreeOfDistrustedPathsIsComparedByContents(t *testing.T) {
 		}
 		if !r.l.distrust.touches([]queue.Entry{{Path: "d", Tree: true}}) {
 			t.Error("sent by size and time")
+		}
+	})
+}
+
+// failingRoot refuses to list a directory the second time, as with EMFILE, ENOMEM or EIO.
+type failingRoot struct {
+	root
+	n *int
+}
+
+func (r failingRoot) Children(dir string) ([]transfer.Child, error) {
+	if *r.n++; *r.n == 2 {
+		return nil, unix.EMFILE
+	}
+	return r.root.Children(dir)
+}
+
+func TestTreeThatCannotBeExpandedIsNotDone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "d/sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "d/f"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := rsync{path: dir}.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := -1 // small looks at d and d/sub
+	p := prepare(time.Now(), failingRoot{r, &n}, []queue.Entry{{Path: "d", Tree: true, First: time.Now()}}, &writers{})
+	if len(p.send) == 1 && len(p.below) == 0 && len(p.apart) == 0 {
+		t.Errorf("what is in d is forgotten: only %v is sent", p.send)
+	}
+}
+
+// A file that is saved by rename(2) over and over makes the backup no larger, and the guard no blinder.
+func TestSavesByRenameDoNotWidenTheGuard(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 5, 25 }, func(t *testing.T, r *rig) {
+		r.begin(numbered("%d", 20)...)
+		for i := range 100 {
+			r.e.set(func() { r.e.src.put("0", node{data: fmt.Sprint("v", i)}) })
+			// As inotify tells of open(tmp), write, close, rename(tmp, 0).
+			r.events(watch.Event{Path: "0.tmp", Op: watch.Create | watch.Modify}, watch.Event{Path: "0.tmp", Op: watch.Delete | watch.Move}, watch.Event{Path: "0", Op: watch.Create})
+			r.after(time.Second)
+		}
+		r.settles(time.Minute)
+		if s := r.status(); s.Full.Entries > 30 {
+			t.Errorf("%d entries are said to be on the backup, and there are 20", s.Full.Entries)
+		}
+		r.e.set(func() {
+			for i := 1; i < 20; i++ {
+				r.e.src.remove(fmt.Sprint(i))
+			}
+		})
+		var events []watch.Event
+		for i := 1; i < 20; i++ {
+			events = append(events, watch.Event{Path: fmt.Sprint(i), Op: watch.Delete})
+		}
+		r.events(events...)
+		r.after(time.Minute)
+		r.wantState(Held)
+		if !r.onBackup("7") {
+			t.Error("19 of 20 files were deleted on the backup, with delete.max_files 5 and delete.max_percent 25")
+		}
+	})
+}
+
+// The burst of a slow rm -rf counts as a whole, whatever is saved meanwhile.
+func TestSavesByRenameDoNotHideASlowDeletion(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 5, 0 }, func(t *testing.T, r *rig) {
+		r.begin(numbered("%d", 40)...)
+		for i := 1; i < 40; i++ {
+			r.rm(fmt.Sprint(i))
+			r.e.set(func() { r.e.src.put("0", node{data: fmt.Sprint("v", i)}) })
+			r.events(watch.Event{Path: "0", Op: watch.Create}) // saved by rename
+			r.after(time.Second)
+		}
+		r.after(time.Minute)
+		r.wantState(Held)
+		if !r.onBackup("39") {
+			t.Error("39 of 40 files were deleted on the backup one by one, with delete.max_files 5")
+		}
+	})
+}
+
+// One directory that can never be read must not keep a large deletion from being held, and approved.
+func TestLargeDeletionIsHeldBesideAnUnreadableDirectory(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
+		r.e.src.put("x/f", node{data: "1"})
+		r.begin(numbered("%d", 9)...)
+		r.wantState(InStep)
+		r.e.set(func() { r.e.locked["x"] = true })
+		r.events(watch.Event{Path: "x", Op: watch.Attrib, Dir: true})
+		r.after(time.Minute)
+		for i := range 5 {
+			r.rm(fmt.Sprint(i))
+		}
+		r.after(time.Hour)
+		s := r.status()
+		if s.Held == nil {
+			t.Errorf("an hour later, %d deletions are neither done nor held; state %s (%s)", s.Backlog.Deletion, s.State, s.Reason)
+		}
+		if a, err := r.l.approve(t.Context()); err != nil || a.Paths == 0 {
+			t.Errorf("approved %+v, %v", a, err)
 		}
 	})
 }

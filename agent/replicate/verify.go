@@ -20,8 +20,8 @@ import (
 // maxDrift bounds the drift that one verification names.
 const maxDrift = 100_000
 
-// distrust is the paths that a verification found to differ in nothing that rsync's quick check sees. They must be sent by
-// their contents.
+// distrust is the paths that a verification found to differ in nothing that rsync's quick check sees, or that were written to and got their
+// time stamps back. They must be sent by their contents.
 type distrust map[string]struct{}
 
 // touches reports whether one of them is among the entries, or in a tree that is.

@@ -40,7 +40,8 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 		return nil
 	}
 	l.watch.w, l.watch.info, l.watch.ready, l.watch.fault, l.watch.failed = w, w.Info(), false, nil, nil
-	ctx, l.watch.end = context.WithCancel(ctx)
+	ctx, end := context.WithCancel(ctx)
+	l.watch.end = end
 	l.group.Go(func() {
 		err := w.Run(ctx)
 		if err == nil && ctx.Err() == nil {
@@ -50,6 +51,7 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 			if ctx.Err() == nil {
 				l.watcherEnded(now, err)
 			}
+			end()
 		})
 	})
 	l.group.Go(func() {

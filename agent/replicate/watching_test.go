@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,6 +172,26 @@ func TestWeakRescanIsLetThroughOnlyWithWhatItBelongsTo(t *testing.T) {
 		r.after(time.Second)
 		if r.onBackup("d") || r.backup("e/x") != "1" {
 			t.Errorf("d on the backup: %v, want false; e/x on the backup: %q, want 1", r.onBackup("d"), r.backup("e/x"))
+		}
+	})
+}
+
+// A watcher that fails before it is ready leaves nothing behind.
+func TestFailedWatchersLeaveNoGoroutines(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		n := 0
+		r.l.agent.watcher = func(pair.Pair, *watch.Exclude, string, func(int)) (watch.Watcher, error) {
+			n++
+			w := &fakeWatcher{reports: make(chan watch.Report), ready: make(chan struct{}), end: make(chan error, 1)}
+			w.end <- errors.New("too many open files")
+			return w, nil
+		}
+		r.start()
+		r.after(2 * time.Minute)
+		before, made := runtime.NumGoroutine(), n
+		r.after(time.Hour)
+		if more := runtime.NumGoroutine() - before; more > 10 {
+			t.Errorf("%d watchers failed and left %d goroutines", n-made, more)
 		}
 	})
 }

@@ -59,11 +59,16 @@ var (
 	}
 	// What is left of a partial transfer is hidden from the sender only, and so extraneous.
 	listMode = []string{"--dry-run", attributes, "-r", "--out-format=" + outFormat, "--filter=H " + partialDir, riskPartial}
-	// These two list what deleteMode and forceMode would delete.
-	listMissingMode = append([]string{"--dry-run"}, deleteMode...)
+	// These two list what deleteMode and forceMode would delete. With --ignore-existing a symlink would stay where the source has a directory by
+	// now, and rsync would look for what to delete where that leads.
+	listMissingMode = append([]string{"--dry-run"}, without(deleteMode, "--ignore-existing")...)
 	listForceMode   = append([]string{"--dry-run", "--out-format=" + outFormat}, forceMode...)
 	probeMode       = []string{"--dry-run", attributes, "-d"}
 )
+
+func without(args []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == name })
+}
 
 // connectTimeout bounds the wait for a connection. A host on the other side of the world answers in a fraction of a second; one
 // that is cut off never does, and the status has to say so soon.

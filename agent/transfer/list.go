@@ -148,7 +148,7 @@ func (l *leftovers) inUse(it Item) bool {
 	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir {
 		// Of a name that is too long with the additions, rsync takes the beginning.
 		if len(name) <= 240 {
-			if e, err := l.root.Lstat(join(dir, m[1])); err != nil || !e.Mode.IsRegular() {
+			if !l.regular(join(dir, m[1])) && !l.regular(join(dir, "."+m[1])) {
 				return false
 			}
 		}
@@ -158,6 +158,11 @@ func (l *leftovers) inUse(it Item) bool {
 		}
 	}
 	return false
+}
+
+func (l *leftovers) regular(path string) bool {
+	e, err := l.root.Lstat(path)
+	return err == nil && e.Mode.IsRegular()
 }
 
 // ListMissing lists everything that a Delete job of these paths would delete on the backup, and changes nothing. Of

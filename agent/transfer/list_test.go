@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -292,5 +293,44 @@ func TestTemporaryFilesThatNobodyOwnsAreTold(t *testing.T) {
 	}
 	if w.watch()("b") {
 		t.Error("b is nobody's any more")
+	}
+}
+
+// Rsync gives the temporary file of .name no second dot.
+func TestRefusedDotfileIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"file", ".file"} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, "uid = 65534", "gid = 65534")
+			f.make(dir{name: file("x"), "other": file("y")})
+			res := f.send(name, "other")
+			if res.Class != Done || len(res.Failed) != 3 {
+				t.Errorf("%v %q, failed %v", res.Class, res.Message, res.Failed)
+			}
+		})
+	}
+}
+
+func TestListLeavesTheTemporaryFileOfADotfile(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"file", ".file"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixtureWith(t, func(o *Options) { o.BandwidthLimit = "1000" })
+			f.make(dir{"keep": file("")})
+			f.full()
+			f.write(name, strings.Repeat("0123456789abcdef", 3<<16))
+			done := make(chan Result, 1)
+			go func() { done <- f.send(name) }()
+			pattern := filepath.Join(f.dst, "."+strings.TrimPrefix(name, ".")+".??????")
+			waitFor(t, func() bool { m, _ := filepath.Glob(pattern); return len(m) > 0 })
+			items, _ := f.list(ListOptions{Delete: true})
+			for _, it := range items {
+				if it.Extraneous {
+					t.Errorf("the temporary file of a running transfer is listed as extraneous: %+v", it)
+				}
+			}
+			f.done(<-done)
+		})
 	}
 }

@@ -192,6 +192,8 @@ func (s *Stats) statLine(line string) bool {
 	switch name {
 	case "Number of files":
 		field = &s.Files
+	case "Number of created files":
+		field = &s.Created
 	case "Number of deleted files":
 		field = &s.Deleted
 	case "Number of regular files transferred":

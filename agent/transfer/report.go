@@ -272,6 +272,9 @@ func (rep *report) path(name string, remote bool) (string, bool) {
 	}
 	if m := tempName.FindStringSubmatch(base); remote && m != nil {
 		real := join(dir, m[1])
+		if dotted := join(dir, "."+m[1]); !rep.paths[real] && (rep.paths[dotted] || !rep.isFile(real) && rep.isFile(dotted)) {
+			real = dotted // rsync adds no second dot
+		}
 		if rep.paths[real] || !rep.paths[name] && rep.isFile(real) {
 			return real, rep.knows(real)
 		}

@@ -306,7 +306,7 @@ func (r *Runner) follow(ctx context.Context, p *process, rep *report, each func(
 	if rep.overflow && res.Class == Done {
 		res = withVerdict(res, Unknown, fmt.Sprintf("more than %d paths are in trouble, as %s", maxNamed, rep.said()), "")
 	}
-	res.Cut = res.Class != Done && res.Class != Permanent && !rep.unreached || rep.parts && len(res.Failed)+len(res.Changed) > 0
+	res.Cut = res.Class != Done && (res.Class != Permanent || status == ExitFileIO) && !rep.unreached || rep.parts && len(res.Failed)+len(res.Changed) > 0
 	r.log.Debug("rsync ended", "status", status, "class", res.Class.String(), "elapsed", res.Elapsed, "err", res.Message)
 	return res
 }

@@ -26,7 +26,7 @@ type Runner struct {
 	warnings []string
 	log      *slog.Logger
 	rules    ruleCache
-	writers  writers
+	writers  *writers
 	children children
 	standby  standby
 }
@@ -64,7 +64,10 @@ func New(opts Options) (*Runner, error) {
 			return nil, err
 		}
 	}
-	r := &Runner{opts: opts, rsync: path, log: opts.Log}
+	r := &Runner{opts: opts, rsync: path, log: opts.Log, writers: &writers{}}
+	if opts.After != nil {
+		r.writers = opts.After.writers
+	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}

@@ -381,7 +381,7 @@ func TestTreeTellsProgress(t *testing.T) {
 	if last.Bytes != 50_000 || last.Files != 50 || !last.Listed || last.Percent != 100 && last.Percent != 99 || last.Total != 52 {
 		t.Errorf("last progress: %+v", last)
 	}
-	want := Stats{Files: 52, Transferred: 50, Bytes: 50_000, Sent: res.Stats.Sent}
+	want := Stats{Files: 52, Transferred: 50, Created: 51, Bytes: 50_000, Sent: res.Stats.Sent}
 	if res.Stats != want || res.Stats.Sent < 50_000 {
 		t.Errorf("stats %+v", res.Stats)
 	}

@@ -41,6 +41,7 @@ type Options struct {
 	BandwidthLimit string        // as rsync --bwlimit
 	Timeout        time.Duration // rsync --timeout and --contimeout, rounded up to seconds; 0 is none
 	Extra          []string      // further options, checked by pair.Validate
+	After          *Runner       // the one that this replaces, whose runs may go on; nil if there was none
 	Log            *slog.Logger  // gets the exact argv of every run at debug level; nil discards
 }
 
@@ -148,6 +149,7 @@ type PathFailure struct {
 type Stats struct {
 	Files       int64 // in the file list: of the source, without what is excluded
 	Transferred int64 // regular files sent
+	Created     int64 // entries that the backup did not have
 	Deleted     int64
 	Bytes       int64 // of the files sent
 	Sent        int64 // bytes on the wire
