@@ -72,7 +72,7 @@ func (e *ends) preflight(ctx context.Context, req plan.Request) (both[plan.Reply
 			return
 		}
 		if b.staged != nil { // it is about the temporary directory; the installed one is root's
-			reply.Problems = slices.DeleteFunc(reply.Problems, func(p pair.Problem) bool { return p.Path == "unit" })
+			reply.Problems = slices.DeleteFunc(reply.Problems, func(p pair.Problem) bool { return p.Path == plan.ProgramProblem })
 		}
 		*replies.at(role) = reply
 		t.at(role).Append(h.problemDiagnostics(ctx, role, reply.Problems)...)

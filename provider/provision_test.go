@@ -120,6 +120,27 @@ func TestNothingIsChangedUnlessBothHostsAgree(t *testing.T) {
 	l.backup.bare()
 }
 
+// Only that a staged program is not root's is no matter: the installed one is. What is in the way of the unit is.
+func TestForeignUnitIsToldOfAStagedProgramBeforeAnythingIsChanged(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	others := pair.Problem{Path: "program", Msg: "the service would run a program that others can change: /tmp/lockstep"}
+	l.source.problem(plan.Plan, plan.Source, others, pair.Problem{Path: "unit", Msg: "/etc/systemd/system/lockstep@.service: not written by lockstep"})
+	_, diags := create(t, l.client(nil), dataPair(t))
+	mention(t, said(diags), `source host "nfs01": unit: /etc/systemd/system/lockstep@.service: not written by lockstep`)
+	if diags.ErrorsCount() != 1 {
+		t.Errorf("more than that is told:\n%s", said(diags))
+	}
+	l.source.bare()
+	l.backup.bare()
+	if log := l.backup.read("applied.log"); log != "" {
+		t.Errorf("the backup host was changed: %s", log)
+	}
+
+	l.source.problem(plan.Plan, plan.Source, others)
+	mustCreate(t, l.client(nil), dataPair(t))
+}
+
 func TestFailureAfterAChangeIsUndoneOnBothHosts(t *testing.T) {
 	t.Parallel()
 	l := newHosts(t)

@@ -200,6 +200,8 @@ func objectOf(role plan.Role, transport, field string) string {
 	switch {
 	case slices.Contains(objects, field):
 		return field
+	case field == plan.ProgramProblem:
+		return "unit"
 	case field == "source.path":
 		return "source_dir"
 	case field == "backup.path":

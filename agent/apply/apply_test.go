@@ -286,7 +286,7 @@ func hostProblems() []problem {
 		{"broken rsync", plan.Backup, data, func(h *hosttest.Host) {
 			h.Facts.Rsync = host.Rsync{Path: "/usr/bin/rsync", Version: "3.4.3", Fault: "does not delete"}
 		}, "daemon", []string{"3.4.3", "does not delete"}},
-		{"binary of a user", plan.Source, data, func(h *hosttest.Host) { h.Facts.Untrusted = "/home/x/lockstep belongs to x" }, "unit", []string{"/home/x/lockstep", "install -m 0755"}},
+		{"binary of a user", plan.Source, data, func(h *hosttest.Host) { h.Facts.Untrusted = "/home/x/lockstep belongs to x" }, "program", []string{"/home/x/lockstep", "install -m 0755"}},
 		{"no source directory", plan.Source, data, func(h *hosttest.Host) { h.Remove("/srv/data") }, "source.path", []string{"/srv/data does not exist"}},
 		{"source is a file", plan.Source, data, func(h *hosttest.Host) { h.Put("/srv/data", "") }, "source.path", []string{"/srv/data is not a directory"}},
 		{"unknown uid", plan.Backup, from("uid: root", "uid: nobody-here"), none, "backup.uid", []string{`no user "nobody-here"`}},
@@ -363,6 +363,17 @@ func TestProblemsOfAHostNameObjectAndRemedyAndChangeNothing(t *testing.T) {
 				t.Errorf("%d changes were made", n)
 			}
 		})
+	}
+}
+
+func TestProgramThatOthersCanChangeIsADriftOfTheUnit(t *testing.T) {
+	t.Parallel()
+	h, m := one()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	h.Facts.Untrusted = "/home/x/lockstep belongs to x"
+	checks := mustRun(t, m.source, plan.Read, plan.Source, plan.Request{Pair: dataPair()}).Checks
+	if words := checks["unit"]; !strings.Contains(words, "/home/x/lockstep belongs to x") || checks["definition"] != plan.InSync {
+		t.Errorf("checks: %q", checks)
 	}
 }
 

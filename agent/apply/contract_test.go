@@ -475,7 +475,8 @@ func TestForeignFileIsNotOverwritten(t *testing.T) {
 		h.Put(path, "mine\n")
 		before := h.Snapshot()
 		reply := run(m.source, plan.Apply, role, plan.Request{Pair: p, Password: "correct horse"})
-		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, path+": not written by lockstep") || reply.Changed {
+		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, path+": not written by lockstep") ||
+			reply.Problems[0].Path == plan.ProgramProblem || reply.Changed {
 			t.Errorf("%s: reply %+v", path, reply)
 		}
 		if diff := cmp.Diff(before, h.Snapshot()); diff != "" {

@@ -58,6 +58,10 @@ type Dir struct {
 // minRsync is the first version whose options are enough: RHEL 8's.
 var minRsync = []int{3, 1, 3}
 
+// ProgramProblem is the path of the one problem that is about the program that was asked itself, where it lies. It says nothing
+// of a copy that is going to be installed elsewhere.
+const ProgramProblem = "program"
+
 // problems is a list to add to.
 type problems []pair.Problem
 
@@ -134,7 +138,7 @@ func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 		ps = append(ps, rsyncProblems(f, Source)...)
 	}
 	if f.Untrusted != "" {
-		ps.add("unit", "the service would run a program that others can change: "+f.Untrusted,
+		ps.add(ProgramProblem, "the service would run a program that others can change: "+f.Untrusted,
 			"install -m 0755 -o root lockstep /usr/local/bin/lockstep, and run that")
 	}
 	if d := f.Dirs[p.Source.Path]; !d.Exists {

@@ -131,7 +131,7 @@ func TestWhatASourceHostCannotBeIsTold(t *testing.T) {
 		{name: "hooks only needs no rsync", definition: "name: data\nsource: {host: nfs01, path: /data}\ntransport: none\nhooks: [{name: tell, type: command, argv: [/bin/true]}]\n",
 			facts: func(f *plan.Facts) { f.Rsync.Path = "" }},
 		{name: "a binary that others can change", facts: func(f *plan.Facts) { f.Untrusted = "/home/u/lockstep belongs to u, not to root" },
-			want: "unit: the service would run a program that others can change: /home/u/lockstep belongs to u, not to root\n" +
+			want: "program: the service would run a program that others can change: /home/u/lockstep belongs to u, not to root\n" +
 				"  install -m 0755 -o root lockstep /usr/local/bin/lockstep, and run that\n"},
 		{name: "no directory", facts: func(f *plan.Facts) { delete(f.Dirs, "/data") },
 			want: "source.path: /data does not exist on the source host\n  create or mount it, or correct the path\n"},
