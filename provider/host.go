@@ -235,28 +235,55 @@ func (h *host) sudoRefusal(ctx context.Context, r ssh.Result) error {
 // call runs one verb of the host contract and returns the reply. Problems that the host found come back in
 // the reply; an error means that there is none.
 func (h *host) call(ctx context.Context, binary string, verb plan.Verb, role plan.Role, req plan.Request) (plan.Reply, error) {
-	var reply plan.Reply
+	reply, _, err := h.ask(ctx, binary, verb, role, req)
+	return reply, err
+}
+
+// ask is call, and tells why the definition in the reply is refused, if it is.
+func (h *host) ask(ctx context.Context, binary string, verb plan.Verb, role plan.Role, req plan.Request) (reply plan.Reply, refused, err error) {
 	step := "lockstep " + string(verb)
 	req.Protocol = plan.Protocol
 	body, err := json.Marshal(req)
 	if err != nil {
-		return reply, h.fail(ctx, step, err, "")
+		return reply, nil, h.fail(ctx, step, err, "")
 	}
 	result, err := h.lockstep(ctx, step, binary, body, string(verb), "--role", string(role), "--json")
 	if err != nil {
-		return reply, err
+		return reply, nil, err
 	}
-	if err := h.decode(ctx, step, binary, result, &reply); err != nil {
-		return reply, err
+	var wire struct {
+		plan.Reply
+		Pair json.RawMessage `json:"pair"` // hides the other, which would be judged
 	}
+	if err := h.decode(ctx, step, binary, result, &wire); err != nil {
+		return reply, nil, err
+	}
+	reply = wire.Reply
+	reply.Pair, refused = stored(wire.Pair)
 	if reply.Protocol != plan.Protocol {
-		return reply, h.fail(ctx, step, fmt.Errorf("%s speaks protocol %d, this provider %d", binary, reply.Protocol, plan.Protocol),
+		return reply, nil, h.fail(ctx, step, fmt.Errorf("%s speaks protocol %d, this provider %d", binary, reply.Protocol, plan.Protocol),
 			"upgrade the older of the two: the lockstep package on the host, or the provider")
 	}
 	if result.Status != 0 && len(reply.Problems) == 0 {
-		return reply, h.fail(ctx, step, fmt.Errorf("exit status %d: %s", result.Status, tail(result.Stderr)), "")
+		return reply, nil, h.fail(ctx, step, fmt.Errorf("exit status %d: %s", result.Status, tail(result.Stderr)), "")
 	}
-	return reply, nil
+	return reply, refused, nil
+}
+
+// stored reads the definition that a host has. An older lockstep may have taken what this version refuses; of such a definition
+// there is what tells whose it is.
+func stored(text json.RawMessage) (p *pair.Pair, refused error) {
+	if refused = json.Unmarshal(text, &p); len(text) == 0 || refused == nil {
+		return p, nil
+	}
+	var known struct {
+		Name      string      `json:"name"`
+		Source    pair.Source `json:"source"`
+		Backup    pair.Backup `json:"backup"`
+		Transport string      `json:"transport"`
+	}
+	_ = json.Unmarshal(text, &known) // what does not fit stays empty
+	return &pair.Pair{Name: known.Name, Source: known.Source, Backup: known.Backup, Transport: known.Transport}, refused
 }
 
 // decode reads the JSON that a lockstep command printed.
@@ -266,12 +293,9 @@ func (h *host) decode(ctx context.Context, step, binary string, result ssh.Resul
 		out = out[i:]
 	}
 	if err := json.Unmarshal(out, into); err != nil {
-		var ps pair.Problems
 		switch {
 		case len(bytes.TrimSpace(out)) == 0 && strings.TrimSpace(result.Stderr) != "":
 			err = fmt.Errorf("exit status %d: %s", result.Status, tail(result.Stderr))
-		case errors.As(err, &ps):
-			err = fmt.Errorf("the definition on the host is not one that this provider knows: %w", ps)
 		default:
 			err = fmt.Errorf("exit status %d and an answer that is not JSON (%w): %s", result.Status, err, tail(h.redact(string(out))+result.Stderr))
 		}

@@ -100,6 +100,19 @@ func (m *pairModel) definition() (pair.Pair, pair.Problems) {
 	return p, slices.DeleteFunc(problems, func(p pair.Problem) bool { return slices.Contains(groups, group(p.Path)) })
 }
 
+// recorded is the pair as the state has it, which is not judged: an earlier version may have taken what this one refuses, and the
+// configuration may have been mended since. Of such a definition there is what it takes to find the pair; its hosts read and
+// destroy it by its name.
+func (m *pairModel) recorded() pair.Pair {
+	p, problems := m.definition()
+	if len(problems) == 0 {
+		return p
+	}
+	p = pair.Pair{Name: m.Name.ValueString(), Transport: m.Transport.ValueString()}
+	p.Source.Host, p.Backup.Host = m.host(plan.Source), m.host(plan.Backup)
+	return p
+}
+
 // group is the attribute of the resource that a field's path begins with.
 func group(field string) string {
 	if i := strings.IndexAny(field, ".["); i >= 0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/plan"
 )
 
@@ -138,6 +139,15 @@ func (r *pairResource) Update(ctx context.Context, req resource.UpdateRequest, r
 func (r *pairResource) job(m pairModel, password string, diags *diag.Diagnostics) (*job, bool) {
 	p, problems := m.definition()
 	diags.Append(definitionDiagnostics(problems)...)
+	if diags.HasError() {
+		return nil, false
+	}
+	e, ok := r.ends(p, diags)
+	return &job{ends: e, password: password}, ok
+}
+
+// ends are the hosts of p, unless it is still not known how to reach them.
+func (r *pairResource) ends(p pair.Pair, diags *diag.Diagnostics) (*ends, bool) {
 	for _, host := range []string{p.Source.Host, p.Backup.Host} {
 		if !r.client.known(host) {
 			diags.AddError("Provider configuration not known", fmt.Sprintf("How to reach host %q is still not known.", host))
@@ -146,7 +156,7 @@ func (r *pairResource) job(m pairModel, password string, diags *diag.Diagnostics
 	if diags.HasError() {
 		return nil, false
 	}
-	return &job{ends: r.client.ends(p), password: password}, true
+	return r.client.ends(p), true
 }
 
 // store fills the computed attributes with what the hosts said.
@@ -175,11 +185,10 @@ func (r *pairResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	resp.Diagnostics.Append(identify(ctx, resp.Identity, m)...)
 	limit, diags := m.Timeouts.Read(ctx, defaultReadTimeout)
 	resp.Diagnostics.Append(diags...)
-	p, problems := m.definition()
-	resp.Diagnostics.Append(definitionDiagnostics(problems)...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	p := m.recorded()
 	ctx, cancel := context.WithTimeoutCause(r.client.quiet(ctx), limit, fmt.Errorf("timeouts.read = %s is over", limit))
 	defer cancel()
 	if unknown := r.unknownHosts(p.Source.Host, p.Backup.Host); len(unknown) > 0 {
@@ -254,24 +263,24 @@ func (r *pairResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 	}
 	limit, diags := m.Timeouts.Delete(ctx, defaultWriteTimeout)
 	resp.Diagnostics.Append(diags...)
-	j, ok := r.job(m, "", &resp.Diagnostics)
+	e, ok := r.ends(m.recorded(), &resp.Diagnostics)
 	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(r.client.quiet(ctx), limit, fmt.Errorf("timeouts.delete = %s is over", limit))
 	defer cancel()
-	release, err := useBoth(ctx, j.source, j.backup)
+	release, err := useBoth(ctx, e.source, e.backup)
 	if err != nil {
 		resp.Diagnostics.AddError("Cancelled", err.Error())
 		return
 	}
 	// Both must answer before one is changed. The source host goes first: an agent without its module would fail.
-	away := j.unreachable(ctx)
+	away := e.unreachable(ctx)
 	for _, role := range roles {
-		h := j.host(role)
+		h := e.host(role)
 		_, err := h.look(ctx)
 		if err == nil && len(away) == 0 {
-			err = j.destroyOne(ctx, role)
+			err = e.destroyOne(ctx, role)
 		}
 		if err != nil {
 			var he *hostError
@@ -289,7 +298,7 @@ func (r *pairResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	resp.Diagnostics.Append(j.withdraw(ctx)...)
+	resp.Diagnostics.Append(e.withdraw(ctx)...)
 }
 
 // ImportState takes over a pair that is on its hosts already. The source host's definition tells everything
@@ -327,7 +336,12 @@ func (r *pairResource) ImportState(ctx context.Context, req resource.ImportState
 	if err == nil {
 		var only plan.Request
 		only.Pair.Name = name
-		reply, err = h.call(ctx, b.path, plan.Read, plan.Source, only)
+		var refused error
+		reply, refused, err = h.ask(ctx, b.path, plan.Read, plan.Source, only)
+		if refused != nil && err == nil {
+			err = h.fail(ctx, "lockstep read", fmt.Errorf("the definition on the host is not one that this provider knows: %w", refused),
+				"correct it there with `lockstep apply`, then import the pair")
+		}
 	}
 	if err != nil {
 		resp.Diagnostics.Append(hostDiagnostic(plan.Source, err))

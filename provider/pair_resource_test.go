@@ -150,6 +150,14 @@ func TestPairLivesThroughCreateDriftUpdateImportAndDestroy(t *testing.T) {
 		},
 		resource.TestStep{ResourceName: address, ImportState: true, ImportStateId: "nfs01/nothing", ExpectError: wrapped(`No pair "nothing" on source host "nfs01"`)},
 		resource.TestStep{ResourceName: address, ImportState: true, ImportStateId: "nothing", ExpectError: wrapped(`is not SOURCE_HOST/NAME`)},
+		resource.TestStep{
+			PreConfig: func() {
+				const name = "pairs/data/source/definition"
+				l.source.write(name, strings.Replace(l.source.read(name), `"options":[]`, `"options":["--inplace"]`, 1))
+			},
+			ResourceName: address, ImportState: true, ImportStateId: "nfs01/data",
+			ExpectError: wrapped(`the definition on the host is not one that this provider knows: transfer.options[0]: "--inplace" is refused`),
+		},
 		resource.TestStep{ // made anew under another name, without the old one being found in the way
 			PreConfig: func() {
 				l.backup.problem(plan.Plan, plan.Backup, pair.Problem{Path: "backup.path", Msg: "/backup/nfs01 is exported already"})
@@ -233,6 +241,57 @@ func TestProblemOfAHostDoesNotKeepThePairFromBeingDestroyed(t *testing.T) {
 		{Config: l.hcl("", pairHCL("  exclude = [\"*.tmp\"]\n")), PlanOnly: true, ExpectError: wrapped("sshd lets root in by no means")},
 		{Config: l.hcl("", pairHCL("")), Destroy: true},
 	}})
+}
+
+// terraform gives a directory with a configuration, and runs terraform there: for what comes between two runs of it.
+func (l *twoHosts) terraform() (dir string, run func(config string, args ...string)) {
+	l.t.Helper()
+	program, dir, provider := needTerraform(l.t), l.t.TempDir(), devOverride(l.providerDir())
+	return dir, func(config string, args ...string) {
+		l.t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "main.tf"), []byte(requireProvider+l.hcl("", config)), 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+		terraformIn(l.t, program, dir, provider, append(args, "-no-color")...)
+	}
+}
+
+// The state, and the hosts, may have from an earlier version what this one refuses: only the configuration is judged.
+func TestValueOfThePastThatIsRefusedNowBlocksNothing(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	dir, run := l.terraform()
+	definitions := []string{l.source.path("pairs/data/source/definition"), l.backup.path("pairs/data/backup/definition")}
+	const past = "  transfer = { options = [\"--acls\"] }\n"
+	age := func() {
+		t.Helper()
+		for _, name := range append(definitions, filepath.Join(dir, "terraform.tfstate")) {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			aged := bytes.ReplaceAll(text, []byte(`"--acls"`), []byte(`"--inplace"`))
+			if bytes.Equal(aged, text) {
+				t.Fatalf("%s has no --acls:\n%s", name, text)
+			}
+			if err := os.WriteFile(name, aged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	run(pairHCL(past), "apply", "-auto-approve")
+	age()
+	run(pairHCL(""), "apply", "-auto-approve")
+	for _, name := range definitions {
+		if text, err := os.ReadFile(name); err != nil || bytes.Contains(text, []byte("--inplace")) {
+			t.Errorf("%s is not healed: %v\n%s", name, err, text)
+		}
+	}
+	run(pairHCL(past), "apply", "-auto-approve")
+	age()
+	run(pairHCL(""), "destroy", "-auto-approve")
+	l.source.bare()
+	l.backup.bare()
 }
 
 func TestPairOnNeitherHostAnyMoreIsPlannedAnew(t *testing.T) {

@@ -68,14 +68,20 @@ func fakeLockstep(version string, args []string) int {
 			}
 		}
 	}
-	_ = json.NewEncoder(os.Stdout).Encode(reply)
+	_ = json.NewEncoder(os.Stdout).Encode(struct {
+		plan.Reply
+		Pair json.RawMessage `json:"pair,omitempty"` // not judged, as if an older version took it
+	}{reply, f.stored})
 	if len(reply.Problems) > 0 {
 		return 1
 	}
 	return 0
 }
 
-type fakeProgram struct{ root, version string }
+type fakeProgram struct {
+	root, version string
+	stored        json.RawMessage // the definition of the pair that is asked for
+}
 
 func (f fakeProgram) read(name string) string {
 	text, _ := os.ReadFile(filepath.Join(f.root, name))
@@ -133,7 +139,7 @@ func open(s string) string {
 	return string(b)
 }
 
-func (f fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply *plan.Reply) {
+func (f *fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply *plan.Reply) {
 	name := req.Pair.Name
 	dir := "pairs/" + name + "/" + string(role) + "/"
 	secretObject := map[plan.Role]string{plan.Source: "secret", plan.Backup: "secrets"}[role]
@@ -157,11 +163,11 @@ func (f fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply 
 	var stored pair.Pair
 	if text := f.read(dir + "definition"); text != "" {
 		reply.Exists = true
-		if json.Unmarshal([]byte(text), &stored) == nil {
-			reply.Pair = &stored
-			if req.Pair.Backup.Path == "" {
-				req.Pair = stored
-			}
+		if json.Valid([]byte(text)) {
+			f.stored = json.RawMessage(text)
+		}
+		if json.Unmarshal([]byte(text), &stored) == nil && req.Pair.Backup.Path == "" {
+			req.Pair = stored
 		}
 	}
 	want := map[string]string{}
