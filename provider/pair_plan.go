@@ -147,6 +147,13 @@ func (r *pairResource) planVersion(ctx context.Context, role plan.Role, planned 
 		}
 		return have
 	}
+	if w.upload == nil && f.Owner != byUpload {
+		// It is the administrator's, who may upgrade it between plan and apply. That alone is nothing to apply.
+		if *change {
+			return types.StringUnknown()
+		}
+		return have
+	}
 	after := h.versionAfter(f, w)
 	if w.upload != nil || after != have.ValueString() {
 		*change = true

@@ -256,6 +256,23 @@ func (l *twoHosts) terraform() (dir string, run func(config string, args ...stri
 	}
 }
 
+// A packaged lockstep is the administrator's, who may upgrade it at any time; by itself that is nothing to apply.
+func TestPackageMayBeUpgradedBetweenPlanAndApply(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	l.source.write("usr/bin/lockstep", l.program("1.2.3"))
+	_, run := l.terraform()
+	changed := pairHCL("  exclude = [\"*.tmp\"]\n")
+	run(pairHCL(""), "apply", "-auto-approve")
+	run(changed, "plan", "-out=saved")
+	l.source.write("usr/bin/lockstep", l.program("1.2.4"))
+	run(changed, "apply", "saved")
+	run(changed, "plan", "-detailed-exitcode")
+	l.source.write("usr/bin/lockstep", l.program("1.2.5"))
+	run(changed, "plan", "-detailed-exitcode", "-refresh=false")
+	run(changed, "plan", "-detailed-exitcode")
+}
+
 // The state, and the hosts, may have from an earlier version what this one refuses: only the configuration is judged.
 func TestValueOfThePastThatIsRefusedNowBlocksNothing(t *testing.T) {
 	t.Parallel()
