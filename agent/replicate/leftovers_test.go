@@ -195,11 +195,17 @@ func TestLateLookSurvivesARestart(t *testing.T) {
 		r.begin("a")
 		r.cut("b")
 		r.settles(10 * time.Second)
-		if r.l.leftovers.none() {
+		clean := func() (none bool) {
+			if err := r.l.call(t.Context(), func(time.Time) { none = r.l.leftovers.none() }); err != nil {
+				t.Fatal(err)
+			}
+			return none
+		}
+		if clean() {
 			t.Error("the agent would end clean, and the next one not look late")
 		}
 		r.after(time.Duration(r.l.pair.Transfer.Timeout) + 2*lateCleanUp)
-		if !r.l.leftovers.none() {
+		if !clean() {
 			t.Error("something is still to be looked for")
 		}
 	})

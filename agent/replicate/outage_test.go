@@ -252,7 +252,7 @@ func TestLoopSleepsWhileATrialRuns(t *testing.T) {
 		trying := atomic.Bool{}
 		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
 			trying.Store(true)
-			time.Sleep(time.Hour)
+			time.Sleep(time.Minute)
 			return nil
 		})
 		for !trying.Load() {
