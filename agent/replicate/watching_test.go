@@ -3,8 +3,9 @@
 package replicate
 
 import (
+	"context"
 	"errors"
-	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,22 +177,31 @@ func TestWeakRescanIsLetThroughOnlyWithWhatItBelongsTo(t *testing.T) {
 	})
 }
 
+// failingWatcher fails, and tells when its context ends.
+type failingWatcher struct {
+	*fakeWatcher
+	ended *atomic.Int32
+}
+
+func (w failingWatcher) Run(ctx context.Context) error {
+	context.AfterFunc(ctx, func() { w.ended.Add(1) })
+	return w.fakeWatcher.Run(ctx)
+}
+
 // A watcher that fails before it is ready leaves nothing behind.
-func TestFailedWatchersLeaveNoGoroutines(t *testing.T) {
+func TestFailedWatchersLeaveNothing(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
-		n := 0
+		var made, ended atomic.Int32
 		r.l.agent.watcher = func(pair.Pair, *watch.Exclude, string, func(int)) (watch.Watcher, error) {
-			n++
+			made.Add(1)
 			w := &fakeWatcher{reports: make(chan watch.Report), ready: make(chan struct{}), end: make(chan error, 1)}
 			w.end <- errors.New("too many open files")
-			return w, nil
+			return failingWatcher{w, &ended}, nil
 		}
 		r.start()
-		r.after(2 * time.Minute)
-		before, made := runtime.NumGoroutine(), n
 		r.after(time.Hour)
-		if more := runtime.NumGoroutine() - before; more > 10 {
-			t.Errorf("%d watchers failed and left %d goroutines", n-made, more)
+		if made, ended := made.Load(), ended.Load(); made < 100 || ended < made-1 {
+			t.Errorf("the contexts of %d of %d watchers have ended", ended, made)
 		}
 	})
 }
