@@ -140,6 +140,34 @@ func TestPasswordOfTheUser(t *testing.T) {
 	}
 }
 
+// A name that begins with the new one is another name, and so is one with a number at its end.
+func TestANewUserIsNotTakenForAGenerationOfTheOldOne(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ from, to, want string }{{"rep-nfs", "rep", "rep-2"}, {"rep", "rep-nfs", "rep-nfs-2"}, {"rep-1", "rep", "rep-2"}, {"rep", "rep-1", "rep-1-2"}} {
+		for _, password := range []string{"", "correct horse"} {
+			source, backup, m := two()
+			p := dataPair()
+			p.Auth.User = tc.from
+			mustExchange(t, m, plan.Request{Pair: p, Password: password})
+			p.Auth.User = tc.to
+			if password == "" {
+				mustExchange(t, m, plan.Request{Pair: p})
+			} else { // as by hand: both sides count alike
+				for _, role := range []plan.Role{plan.Backup, plan.Source} {
+					mustRun(t, m.on(role), plan.Apply, role, plan.Request{Pair: p, Password: password})
+				}
+			}
+			accepted := secretsOf(t, backup, "data")
+			if got := accepted[len(accepted)-1].User; got != tc.want {
+				t.Errorf("auth.user from %s to %s: the module takes %s", tc.from, tc.to, got)
+			}
+			if got := secretOf(t, source, "data").User; got != tc.want {
+				t.Errorf("auth.user from %s to %s: the source logs in as %s", tc.from, tc.to, got)
+			}
+		}
+	}
+}
+
 func TestOtherPasswordOnTheOtherSideIsSeen(t *testing.T) {
 	t.Parallel()
 	_, _, m := two()
@@ -478,6 +506,13 @@ func TestNamesAreResolvedOnceAndRemembered(t *testing.T) {
 	backup.Names["nfs01"] = []string{"10.0.0.1", "fd00::1"}
 	mustRun(t, m, plan.Apply, plan.Backup, plan.Request{Pair: p})
 	allows("10.0.0.1 fd00::1")
+
+	// What is remembered is of the old name; a new one that does not resolve is no reason to keep letting that in.
+	p.Source.Address = "nfs01.typo"
+	reply := run(m, plan.Apply, plan.Backup, plan.Request{Pair: p})
+	if len(reply.Problems) != 1 || reply.Problems[0].Path != "source.address" {
+		t.Errorf("a new address that does not resolve: %v, checks %v", problems(reply), reply.Checks)
+	}
 }
 
 func TestLimits(t *testing.T) {

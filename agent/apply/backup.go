@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -117,7 +116,7 @@ func (s *session) foreignListener(ctx context.Context) error {
 func (s *session) backupRecord(secrets []plan.Secret, in plan.BackupInputs, told bool) pairRecord {
 	p := s.req.Pair
 	before := s.rec.Pairs[p.Name][plan.Backup]
-	now := pairRecord{FS: s.found.Dirs[p.Backup.Path].FS, Addresses: s.facts.Addresses, Secrets: map[string]string{},
+	now := pairRecord{FS: s.found.Dirs[p.Backup.Path].FS, Address: p.Source.Address, Addresses: s.facts.Addresses, Secrets: map[string]string{},
 		AuthorizedKeys: before.AuthorizedKeys, SSHKey: before.SSHKey, HostKeys: before.HostKeys}
 	for _, secret := range secrets {
 		now.Secrets[secret.User] = s.rec.digest(secretLine(secret))
@@ -184,7 +183,7 @@ func (s *session) backupSecrets(mark func(plan.Secret) string) (secrets []plan.S
 			return nil, false, err
 		}
 	}
-	renew := !intact || s.req.Rotate || !strings.HasPrefix(secrets[len(secrets)-1].User, p.Auth.User+"-") ||
+	renew := !intact || s.req.Rotate || !plan.IsGeneration(secrets[len(secrets)-1].User, p.Auth.User) ||
 		s.req.Password != "" && s.req.Password != secrets[len(secrets)-1].Password
 	if renew && s.cmd.Verb != plan.Read {
 		user := plan.NextUser(p.Auth.User, secrets)

@@ -197,7 +197,7 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 		}
 	}
 	before := s.rec.Pairs[p.Name][plan.Backup]
-	if len(f.Addresses) == 0 {
+	if len(f.Addresses) == 0 && p.Source.Address == before.Address {
 		f.Addresses = before.Addresses // a name server that is away changes nothing
 	}
 	for name, d := range found.Dirs {

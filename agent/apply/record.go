@@ -37,7 +37,8 @@ type record struct {
 type pairRecord struct {
 	Watches   int               `json:"watches,omitempty"`   // source: directories to watch with inotify
 	FS        string            `json:"fs,omitempty"`        // backup: filesystem of the directory
-	Addresses []string          `json:"addresses,omitempty"` // backup: what source.address last resolved to
+	Address   string            `json:"address,omitempty"`   // backup: source.address
+	Addresses []string          `json:"addresses,omitempty"` // backup: what that last resolved to
 	Secrets   map[string]string `json:"secrets,omitempty"`   // backup: user to digest of what was written
 
 	// Backup, with transport ssh:

@@ -177,7 +177,7 @@ func (s *session) sourceSecret() (secret *plan.Secret, hostKeys []string, edited
 		if err := checkPassword(s.req.Password); err != nil {
 			return nil, nil, edited, err
 		}
-		if kept != nil && kept.Password == s.req.Password {
+		if kept != nil && kept.Password == s.req.Password && plan.IsGeneration(kept.User, p.Auth.User) {
 			return kept, nil, false, nil
 		}
 		// The backup host counts the same way, see backupSecrets. Without its key there is no fingerprint.

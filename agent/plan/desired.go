@@ -367,6 +367,11 @@ func Generation(user string) int {
 	return n
 }
 
+// IsGeneration is whether a user name is one that [NextUser] makes of auth: rep-nfs-1 is none of rep.
+func IsGeneration(user, auth string) bool {
+	return user == auth+"-"+strconv.Itoa(Generation(user))
+}
+
 // NextUser is the user name of the generation after the newest of secrets.
 func NextUser(auth string, secrets []Secret) string {
 	newest := 0
