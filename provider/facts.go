@@ -17,7 +17,7 @@ type paths struct {
 
 // pathsBelow gives the paths on a host; root is not empty in tests only.
 func pathsBelow(root string) paths {
-	return paths{packaged: root + "/usr/bin/lockstep", uploaded: root + "/usr/local/bin/lockstep", marker: root + "/var/lib/lockstep/uploaded"}
+	return paths{packaged: root + "/usr/bin/lockstep", uploaded: root + "/usr/local/bin/lockstep", marker: root + "/var/lib/lockstep/uploaded.sha256"}
 }
 
 // owner says who put the binary of a host there.

@@ -123,7 +123,7 @@ func (h *fakeHost) problem(verb plan.Verb, role plan.Role, p ...pair.Problem) {
 // bare fails the test when the provider has left anything on the host.
 func (h *fakeHost) bare() {
 	h.t.Helper()
-	for _, name := range []string{"usr/local/bin/lockstep", "usr/local/bin/lockstep.new", "var/lib/lockstep/uploaded", "pairs"} {
+	for _, name := range []string{"usr/local/bin/lockstep", "usr/local/bin/lockstep.new", "var/lib/lockstep/uploaded.sha256", "pairs"} {
 		if _, err := os.Lstat(h.path(name)); err == nil {
 			h.t.Errorf("%s is left on the host", name)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -87,6 +88,14 @@ func TestCreateUploadsAppliesInOrderAndLeavesNothingTemporary(t *testing.T) {
 	}
 	if source, backup := l.source.read("pairs/data/source/secret"), l.backup.read("pairs/data/backup/secrets"); source != backup || source == "" {
 		t.Errorf("passwords are %q and %q", source, backup)
+	}
+}
+
+// What lies beside the state directories of pairs must not have a name that one of them can have.
+func TestTheMarkerMeetsNoPair(t *testing.T) {
+	t.Parallel()
+	if name := path.Base(pathsBelow("").marker); plan.ValidName(name) {
+		t.Errorf("a pair can be named %q", name)
 	}
 }
 

@@ -94,7 +94,8 @@ const (
 	SysctlFile     = "/etc/sysctl.d/60-lockstep.conf"
 	MaxUserWatches = "fs.inotify.max_user_watches"
 
-	// No name of a pair has a dot, so these never meet a pair's own.
+	// No name of a pair has a dot, so these never meet a pair's own; nor does what the provider (uploaded.sha256)
+	// and the packages (stopped-by-removal.units) put beside them.
 
 	HostKeyFile = "/var/lib/lockstep/host.key"
 	RecordFile  = "/var/lib/lockstep/owned.json"

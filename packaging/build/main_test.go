@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -127,6 +128,28 @@ func TestPurgeTakesWhatApplyWritesAndNothingElse(t *testing.T) {
 	for _, path := range []string{plan.EtcDir, plan.StateDir, plan.DropInDir("data")} {
 		if _, err := os.Lstat(dir + path); !os.IsNotExist(err) {
 			t.Errorf("purge leaves the directory %s: %v", path, err)
+		}
+	}
+}
+
+// What a script puts beside the state directories of pairs has a name that no pair can have.
+func TestScriptsMeetNoPair(t *testing.T) {
+	t.Parallel()
+	for _, pattern := range []string{"packaging/deb/p*", "packaging/rpm/p*"} {
+		scripts, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(scripts) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, scripts, err)
+		}
+		for _, script := range scripts {
+			text, err := os.ReadFile(script)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range regexp.MustCompile(plan.StateDir+`/([^\s;"]+)`).FindAllSubmatch(text, -1) {
+				if name := string(found[1]); plan.ValidName(name) {
+					t.Errorf("%s: a pair can be named %q", script, name)
+				}
+			}
 		}
 	}
 }

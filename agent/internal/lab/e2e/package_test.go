@@ -133,7 +133,7 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 	w.follow(t, "docs/by-hand.md", "Later", "Removing the pair")
 
 	kept := func(h *lab.Host) string {
-		return shell(t, h, `find /etc/lockstep /var/lib/lockstep -type f ! -name stopped-by-removal ! -name lock -exec sha256sum {} + | sort -k 2`)
+		return shell(t, h, `find /etc/lockstep /var/lib/lockstep -type f ! -name stopped-by-removal.units ! -name lock -exec sha256sum {} + | sort -k 2`)
 	}
 	for _, h := range w.Hosts() {
 		config := kept(h)
