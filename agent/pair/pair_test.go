@@ -516,6 +516,9 @@ func TestValidateBuiltDefinition(t *testing.T) {
 		{"source.path", func(p *Pair) { p.Source.Path = "//" }},
 		{"backup.path", func(p *Pair) { p.Backup.Path = "/etc" }},
 		{"backup.path", func(p *Pair) { p.Backup.Path = "/var" }},
+		{"backup.path", func(p *Pair) { p.Backup.Path = "/efi/x" }},
+		{"backup.path", func(p *Pair) { p.Backup.Path = "/usr/local/www" }},
+		{"backup.path", func(p *Pair) { p.Backup.Path = "/usr/local"; p.Transport = SSH }},
 		{"backup.path", func(p *Pair) { p.Backup.Path = "/b\\" }},
 		{"backup.path", func(p *Pair) { p.Backup.Host = "nfs01"; p.Backup.Path = "/data/b" }},
 		{"backup.path", func(p *Pair) {
@@ -564,6 +567,10 @@ func TestValidateBuiltDefinition(t *testing.T) {
 	for _, path := range []string{"/dev/shm/x", "/run/media/disk", "/usr/local/www", "/home", "/srv/100%", "/a b"} {
 		p := short()
 		p.Source.Path, p.Backup.Path = path, path
+		if below(path, "/usr") {
+			p.Transport = SSH
+			p.Complete()
+		}
 		if ps := p.Validate(); ps != nil {
 			t.Errorf("%s: %v", path, ps)
 		}

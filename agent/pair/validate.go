@@ -149,9 +149,11 @@ func ascii(s string) bool {
 var (
 	virtualDirs = []string{"/proc", "/sys", "/dev", "/run", "/var/run"}
 	ownDirs     = []string{"/var/lib/lockstep"}
-	systemDirs  = []string{"/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr"}
+	systemDirs  = []string{"/bin", "/boot", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr"}
 	// Under these there is data: memory files that tests use, removable disks, what the site installed.
 	dataDirs = []string{"/dev/shm", "/run/media", "/usr/local"}
+	// ProtectSystem=full of the daemon's unit (package unit), with what is mounted there; for the rest of it, see systemDirs.
+	readOnlyDirs = []string{"/usr"}
 	// These may hold a backup, but must not be one: what is not in the source is deleted.
 	topDirs = []string{"/usr/local", "/var", "/var/lib", "/var/log", "/root", "/dev/shm", "/run/media"}
 )
@@ -164,6 +166,9 @@ func (v *validator) paths(p Pair) {
 		case below(dir, systemDirs...) && !below(dir, dataDirs...), slices.Contains(topDirs, dir):
 			v.add("backup.path", dir+" belongs to the backup host's own system, and what is not in the source would be deleted from it",
 				"write a directory that holds nothing else, as in /backup/"+cmp.Or(p.Name, "data"))
+		case p.Transport == Daemon && below(dir, readOnlyDirs...):
+			v.add("backup.path", dir+" is below /usr, which is read-only to lockstep's rsync daemon",
+				"write a directory elsewhere, as in /backup/"+cmp.Or(p.Name, "data")+"; or transport: ssh, which does without that daemon")
 		case strings.HasSuffix(dir, `\`), strings.HasSuffix(dir, " "):
 			v.add("backup.path", "ends in a character that rsyncd.conf(5) can't keep at the end of a line", "choose another directory")
 		}
