@@ -134,7 +134,7 @@ func foreignWords(p string, have, want plan.File) (words, hint string) {
 		"write the same there and here, and it is taken over; or move it away, then try again"
 }
 
-// foreign lists the files that are in the way: there, needed and not lockstep's.
+// foreign lists the files that are in the way: there, needed and not lockstep's; and those out of which a line has to go.
 func foreign(current, desired plan.State) []plan.Problem {
 	var problems []plan.Problem
 	for _, p := range slices.Sorted(maps.Keys(desired.Files)) {
@@ -146,11 +146,17 @@ func foreign(current, desired plan.State) []plan.Problem {
 		words, hint := foreignWords(p, have, want)
 		problems = append(problems, plan.Problem{Path: want.Object, Msg: words, Hint: hint})
 	}
-	for _, p := range slices.Sorted(maps.Keys(desired.Lines)) {
-		if current.Lines[p].Foreign {
-			problems = append(problems, plan.Problem{Path: "login", Msg: p + " is no plain file, and lockstep does not follow links to it",
-				Hint: "put a plain file there, or name another in AuthorizedKeysFile of sshd_config(5)"})
+	for _, p := range slices.Sorted(maps.Keys(current.Lines)) {
+		if !current.Lines[p].Foreign {
+			continue
 		}
+		problem := plan.Problem{Path: "login", Msg: p + " is no plain file, and lockstep does not follow links to it",
+			Hint: "put a plain file there, or name another in AuthorizedKeysFile of sshd_config(5)"}
+		if _, wanted := desired.Lines[p]; !wanted { // and sshd may still find it
+			problem.Msg += ": the line that lets the source host in cannot be taken out"
+			problem.Hint = "put a plain file there, if only for so long, then try again"
+		}
+		problems = append(problems, problem)
 	}
 	return problems
 }

@@ -62,6 +62,7 @@ func (s *session) destroy(ctx context.Context) error {
 		return err
 	}
 	s.othersDirs(&current, plan.State{})
+	s.reply.Problems = append(s.reply.Problems, foreign(current, plan.State{})...)
 	if s.role == plan.Source && lastOfRole && s.rec.User {
 		_, exists := s.found.UIDs[unit.User]
 		current.User = &plan.User{Name: unit.User, Exists: exists}
@@ -72,6 +73,9 @@ func (s *session) destroy(ctx context.Context) error {
 		s.reply.Exists = recorded
 		s.reply.Changes = plan.Changes(steps)
 		s.reply.Changed = len(s.reply.Changes) > 0
+		return nil
+	}
+	if len(s.reply.Problems) > 0 {
 		return nil
 	}
 	// The record goes last: until then, a second destroy finds the pair again.

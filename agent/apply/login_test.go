@@ -59,6 +59,47 @@ func TestALinkInPlaceOfAuthorizedKeysIsNotFollowed(t *testing.T) {
 	}
 }
 
+// Whoever leads to a line that cannot be taken out goes on to be let in, so that nothing may say that the pair is gone, or
+// that it comes by the daemon only.
+func TestALineBehindALinkIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	for name, request := range map[string]struct {
+		verb plan.Verb
+		req  plan.Request
+	}{
+		"destroy":           {plan.Destroy, plan.Request{Pair: plan.Definition{Name: "data"}}},
+		"plan of a destroy": {plan.Plan, plan.Request{Pair: plan.Definition{Name: "data"}, Absent: true}},
+		"another file":      {plan.Apply, plan.Request{Pair: sshPair()}},
+	} {
+		_, backup, m := two()
+		mustExchange(t, m, plan.Request{Pair: sshPair()})
+		line := backup.Files[authorizedKeys]
+		backup.Mkdir(authorizedKeys)
+		if name == "another file" {
+			backup.Facts.SSHD.Settings = map[string][]string{"authorizedkeysfile": {"/root/keys"}}
+		}
+		before := backup.Snapshot()
+		reply := run(m.backup, request.verb, plan.Backup, request.req)
+		if len(reply.Problems) != 1 || reply.Problems[0].Path != "login" || !strings.Contains(reply.Problems[0].Msg, authorizedKeys+" is no plain file") || reply.Problems[0].Hint == "" {
+			t.Errorf("%s: %v", name, problems(reply))
+		}
+		if diff := cmp.Diff(before, backup.Snapshot()); diff != "" {
+			t.Errorf("%s: changed (-before +after):\n%s", name, diff)
+		}
+		backup.Files[authorizedKeys] = line
+		mustRun(t, m.backup, plan.Destroy, plan.Backup, plan.Request{Pair: plan.Definition{Name: "data"}})
+		if keys := keysIn(backup); keys != "" {
+			t.Errorf("%s: then destroy leaves %q", name, keys)
+		}
+	}
+	_, backup, m := two()
+	mustExchange(t, m, plan.Request{Pair: sshPair()})
+	backup.Mkdir(authorizedKeys)
+	if _, err := exchange(m, plan.Request{Pair: dataPair()}); err == nil || !strings.Contains(err.Error(), "login: "+authorizedKeys+" is no plain file") {
+		t.Errorf("from ssh to the daemon: %v", err)
+	}
+}
+
 func TestNewHostKeysAreToldByTheNextApply(t *testing.T) {
 	t.Parallel()
 	source, backup, m := two()
