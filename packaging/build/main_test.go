@@ -3,8 +3,11 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -73,6 +76,100 @@ func TestPackagesNameFilesThatExist(t *testing.T) {
 	}
 }
 
+// purge runs the script in a directory that stands for the root of the file system.
+func purge(t *testing.T, dir string) (said string) {
+	t.Helper()
+	script, err := os.ReadFile(filepath.Join(root, "packaging/deb/postrm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	absolute := regexp.MustCompile(`(?m)(^|[\s='"])(/[a-z]+/?)`)
+	text := absolute.ReplaceAllStringFunc(string(script), func(found string) string {
+		i := strings.IndexByte(found, '/')
+		switch found[i:] {
+		case "/etc/", "/var/", "/run/", "/root/":
+			return found[:i] + dir + found[i:]
+		case "/bin/", "/dev/": // of the first line, and /dev/null
+			return found
+		}
+		t.Fatalf("%s would be touched for real", found[i:])
+		return ""
+	})
+	text = strings.ReplaceAll(text, "systemctl", "false") // and there is no /run/systemd/system in the directory
+	cmd := exec.Command("sh", "-s", "purge")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// Purge takes the lines that let source hosts in as root, out of the files that apply put them into, and nothing else.
+func TestPurgeLetsNoSourceHostIn(t *testing.T) {
+	t.Parallel()
+	const line = `restrict,command="/usr/bin/rsync --server --daemon --config=/etc/lockstep/ssh/data.conf ." ssh-ed25519 AAAA managed-by-lockstep:data`
+	const first, moved, made, link = "/root/.ssh/authorized_keys", "/etc/ssh/keys/root", "/root/.keys/made", "/root/link"
+	for name, tc := range map[string]struct{ before, after string }{
+		"last":           {"# who\nssh-rsa BBBB \xff admin\r\n\n" + line + "\n", "# who\nssh-rsa BBBB \xff admin\r\n\n"},
+		"first":          {line + "\nssh-rsa BBBB admin", "ssh-rsa BBBB admin"},
+		"several":        {line + "\na\n" + strings.TrimSuffix(line, "data") + "m-2 \t\r\n" + line, "a\n"},
+		"none":           {"managed-by-lockstep:data more\nx-managed-by-lockstep:data\nmanaged-by-lockstep:", "managed-by-lockstep:data more\nx-managed-by-lockstep:data\nmanaged-by-lockstep:"},
+		"nothing else":   {line + "\n", ""},
+		"nothing at all": {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			put := func(file, text string, mode os.FileMode) {
+				t.Helper()
+				if err := errors.Join(os.MkdirAll(filepath.Dir(dir+file), 0o755), os.WriteFile(dir+file, []byte(text), mode), os.Chmod(dir+file, mode)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put(first, tc.before, 0o640)
+			put(moved, tc.before, 0o600)
+			put(made, line+"\n", 0o600)
+			put("/root/elsewhere", tc.before, 0o600)
+			if err := os.Symlink("elsewhere", dir+link); err != nil {
+				t.Fatal(err)
+			}
+			pairs := map[string]any{}
+			for _, file := range []string{first, moved, made, link, "/root/none"} {
+				pairs[path.Base(path.Dir(file))+path.Base(file)] = map[string]any{"backup": map[string]string{"authorized_keys": dir + file, "fs": "1"}}
+			}
+			record, err := json.MarshalIndent(map[string]any{"pairs": pairs, "made": map[string]bool{dir + made: true}, "dirs": map[string]bool{dir + path.Dir(made): true}}, "", "\t")
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(plan.RecordFile, string(record), 0o600)
+			said := purge(t, dir)
+			for file, mode := range map[string]os.FileMode{first: 0o640, moved: 0o600} {
+				data, err := os.ReadFile(dir + file)
+				info, serr := os.Stat(dir + file)
+				if err != nil || serr != nil || string(data) != tc.after || info.Mode() != mode {
+					t.Errorf("%s: %v, %v, %v, %q, want %q", file, err, serr, info.Mode(), data, tc.after)
+				}
+				if rest, err := os.ReadDir(filepath.Dir(dir + file)); err != nil || len(rest) != 1 {
+					t.Errorf("beside %s: %v, %v", file, rest, err)
+				}
+			}
+			if _, err := os.Lstat(filepath.Dir(dir + made)); !os.IsNotExist(err) {
+				t.Errorf("what apply made for the line is left: %v", err)
+			}
+			// A link is not followed, and it is told what is left behind it.
+			data, err := os.ReadFile(dir + "/root/elsewhere")
+			to, lerr := os.Readlink(dir + link)
+			if err != nil || lerr != nil || string(data) != tc.before || to != "elsewhere" {
+				t.Errorf("the link leads to %q, %q: %v, %v", to, data, err, lerr)
+			}
+			if left := tc.before != tc.after; strings.Contains(said, dir+link+" is a symbolic link") != left || !left && said != "" {
+				t.Errorf("it says %q", said)
+			}
+		})
+	}
+}
+
 // Purge takes everything that apply writes, wherever that is, and nothing else: the script is run in a directory
 // that stands for the root of the file system.
 func TestPurgeTakesWhatApplyWritesAndNothingElse(t *testing.T) {
@@ -96,24 +193,8 @@ func TestPurgeTakesWhatApplyWritesAndNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	script, err := os.ReadFile(filepath.Join(root, "packaging/deb/postrm"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(script)
-	for _, top := range []string{"/etc/", "/var/", "/run/"} {
-		text = strings.ReplaceAll(text, " "+top, " "+dir+top)
-	}
-	for _, word := range strings.Fields(text) {
-		if strings.HasPrefix(word, "/") && !strings.HasPrefix(word, dir) {
-			t.Fatalf("%s would be touched for real", word)
-		}
-	}
-	text = strings.ReplaceAll(text, "systemctl", "false") // and there is no /run/systemd/system in the directory
-	cmd := exec.Command("sh", "-s", "purge")
-	cmd.Stdin = strings.NewReader(text)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if out := purge(t, dir); out != "" {
+		t.Errorf("it says %q", out)
 	}
 	for _, path := range gone {
 		if _, err := os.Lstat(dir + path); !os.IsNotExist(err) {
