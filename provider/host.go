@@ -147,10 +147,14 @@ func (h *host) root(ctx context.Context, step, program string, probe, args []str
 		stdin = io.MultiReader(strings.NewReader(h.become.Password+"\n"), stdin)
 	}
 	result, err := h.pool.Run(ctx, h.name, shellJoin(argv), stdin)
-	if err != nil {
-		return result, h.fail(ctx, step, err, "")
-	}
 	result.Stderr = h.redact(result.Stderr)
+	if err != nil {
+		failed := h.fail(ctx, step, err, "")
+		if words := tail(result.Stderr); words != "" && ctx.Err() != nil { // lockstep says what it waits for
+			failed.Err = fmt.Errorf("%w; its last words: %s", failed.Err, words)
+		}
+		return result, failed
+	}
 	if mode != sudoNone {
 		if err := h.sudoRefusal(ctx, result); err != nil {
 			return result, err

@@ -3,6 +3,7 @@
 package provider
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -89,6 +90,20 @@ func TestCreateUploadsAppliesInOrderAndLeavesNothingTemporary(t *testing.T) {
 	if source, backup := l.source.read("pairs/data/source/secret"), l.backup.read("pairs/data/backup/secrets"); source != backup || source == "" {
 		t.Errorf("passwords are %q and %q", source, backup)
 	}
+}
+
+// A command that is given up may have said why it took so long: which other apply it waited for.
+func TestATimeoutTellsTheLastWords(t *testing.T) {
+	t.Parallel()
+	c := newHosts(t).client(nil)
+	h := c.host("nfs01")
+	if _, err := h.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, errors.New("timeouts.create = 2s is over"))
+	defer cancel()
+	_, err := h.script(ctx, "lockstep apply", "echo 'lockstep: waiting for process 7' >&2; exec sleep 20")
+	mention(t, fmt.Sprint(err), "timeouts.create = 2s is over", "its last words: lockstep: waiting for process 7")
 }
 
 // What lies beside the state directories of pairs must not have a name that one of them can have.

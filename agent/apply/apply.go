@@ -17,7 +17,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -28,15 +27,14 @@ type Command struct {
 	Verb    plan.Verb
 	Role    plan.Role
 	Version string // of lockstep, for Reply.Versions
-	// LockTimeout is how long to wait for another apply or destroy on this host; 0 means two minutes.
-	LockTimeout time.Duration
+	// Waiting, if set, is told who changes this host while an apply or destroy waits for that to end. The wait has no bound
+	// but the context's: an agent takes as long to start as its tree to be watched, and whoever calls knows how long to wait.
+	Waiting func(holder string)
 	// Identity, if set, tells one directory from another at the same path, as the agent does.
 	Identity func(path string) (string, error)
 	// Fanotify, if set, is whether the agent can watch a directory with fanotify; nil means that it cannot.
 	Fanotify func(path string) bool
 }
-
-const lockTimeout = 2 * time.Minute
 
 // session is one run of one command.
 type session struct {
@@ -99,15 +97,8 @@ func (s *session) run(ctx context.Context) error {
 		return &stopError{problems}
 	}
 	if s.cmd.Verb == plan.Apply || s.cmd.Verb == plan.Destroy {
-		wait := s.cmd.LockTimeout
-		if wait == 0 {
-			wait = lockTimeout
-		}
-		late := fmt.Errorf("still so after %s", wait)
-		lockCtx, cancel := context.WithTimeoutCause(ctx, wait, late)
-		unlock, err := s.m.System.Lock(lockCtx, fmt.Sprintf("lockstep %s of pair %q", s.cmd.Verb, s.req.Pair.Name))
-		cancel()
-		if errors.Is(err, late) {
+		unlock, err := s.m.System.Lock(ctx, fmt.Sprintf("lockstep %s of pair %q", s.cmd.Verb, s.req.Pair.Name), s.cmd.Waiting)
+		if err != nil && ctx.Err() != nil {
 			return stop("", err.Error(), "wait for it to end, then try again")
 		}
 		if err != nil {

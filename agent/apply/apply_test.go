@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/apply"
@@ -609,20 +610,44 @@ func TestNewBinaryRestartsTheAgent(t *testing.T) {
 	}
 }
 
+// An agent starts for as long as its tree takes to be watched, and its apply holds the host for so long: the others wait, and
+// say for whom, as long as their callers let them.
 func TestAnotherApplyIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	_, m := one()
-	unlock, err := m.source.System.Lock(context.Background(), "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := apply.Command{Verb: plan.Apply, Role: plan.Backup, LockTimeout: time.Millisecond}
-	reply := apply.Run(t.Context(), m.source, command, plan.Request{Pair: dataPair()})
-	if len(reply.Problems) != 1 || reply.Problems[0].Msg != "held by process 1: still so after 1ms" || !strings.Contains(reply.Problems[0].Hint, "wait") {
-		t.Errorf("%+v", reply)
-	}
-	unlock(false)
-	mustRun(t, m.source, plan.Apply, plan.Backup, plan.Request{Pair: dataPair()})
+	synctest.Test(t, func(t *testing.T) {
+		h, m := one()
+		mustExchange(t, m, plan.Request{Pair: definition("mail")})
+		h.StartError = func(unit string) error {
+			if unit == "lockstep@data.service" {
+				time.Sleep(time.Hour)
+			}
+			return nil
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, err := exchange(m, plan.Request{Pair: dataPair()})
+			done <- err
+		}()
+		synctest.Wait()
+		var told []string
+		command := apply.Command{Verb: plan.Apply, Role: plan.Source, Waiting: func(holder string) { told = append(told, holder) }}
+		req := plan.Request{Pair: definition("mail", "exclude: ['*.tmp']")}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+		defer cancel()
+		reply := apply.Run(ctx, m.source, command, req)
+		if len(reply.Problems) != 1 || reply.Problems[0].Msg != "held by process 1: context deadline exceeded" || !strings.Contains(reply.Problems[0].Hint, "wait") {
+			t.Errorf("%+v", reply)
+		}
+		if !slices.Equal(told, []string{"process 1"}) {
+			t.Errorf("waits for %q", told)
+		}
+		if reply := apply.Run(t.Context(), m.source, command, req); !reply.Changed || len(reply.Problems) > 0 {
+			t.Errorf("%+v", reply)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestReadByNameIsEnoughToImport(t *testing.T) {

@@ -642,9 +642,9 @@ type lockWatcher struct {
 	before func()
 }
 
-func (w lockWatcher) Lock(ctx context.Context, holder string) (host.Unlock, error) {
+func (w lockWatcher) Lock(ctx context.Context, holder string, waiting func(string)) (host.Unlock, error) {
 	w.before()
-	return w.System.Lock(ctx, holder)
+	return w.System.Lock(ctx, holder, waiting)
 }
 
 type killed struct{}

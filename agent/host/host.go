@@ -100,7 +100,8 @@ type System interface {
 	// SetSysctl writes a value below /proc/sys; fs.ErrPermission in a container.
 	SetSysctl(name, value string) error
 	// Lock takes the host-wide lock, waiting until ctx ends; the error then names who holds it, and wraps the cause of the end.
-	Lock(ctx context.Context, holder string) (Unlock, error)
+	// A wait of a second is told to waiting, with who holds it, and again every minute; waiting may be nil.
+	Lock(ctx context.Context, holder string, waiting func(who string)) (Unlock, error)
 	// Login does what an rsync client does until the daemon has accepted it.
 	Login(ctx context.Context, l Login) error
 }

@@ -129,15 +129,19 @@ func TestRemoveKeepsAFullDirectory(t *testing.T) {
 func TestLockIsHeldByOneAndNamesIt(t *testing.T) {
 	t.Parallel()
 	p := filepath.Join(t.TempDir(), "run", "lock")
-	unlock, err := lock(context.Background(), p, "the first")
+	unlock, err := lock(context.Background(), p, "the first", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	late := errors.New("too late")
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 3*lockPoll, late)
-	defer cancel()
-	if _, err := lock(ctx, p, "the second"); !errors.Is(err, late) || !strings.Contains(err.Error(), "process "+strconv.Itoa(os.Getpid())+": the first") {
+	holder := "process " + strconv.Itoa(os.Getpid()) + ": the first"
+	ctx, cancel := context.WithCancelCause(context.Background())
+	told := ""
+	if _, err := lock(ctx, p, "the second", func(who string) { told = who; cancel(late) }); !errors.Is(err, late) || !strings.Contains(err.Error(), holder) {
 		t.Errorf("second lock: %v", err)
+	}
+	if told != holder {
+		t.Errorf("waits for %q", told)
 	}
 	unlock(true)
 	if _, err := os.Stat(filepath.Dir(p)); !errors.Is(err, fs.ErrNotExist) {
@@ -166,7 +170,7 @@ func TestLockExcludesAlsoWhileItsFileComesAndGoes(t *testing.T) {
 	for i := range 4 {
 		group.Go(func() {
 			for k := range 5 {
-				unlock, err := lock(ctx, p, "test")
+				unlock, err := lock(ctx, p, "test", nil)
 				if err != nil {
 					t.Error(err)
 					return

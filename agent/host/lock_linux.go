@@ -3,6 +3,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,18 @@ const lockPath = "/run/lockstep/apply.lock"
 // lockPoll is how often a taken lock is tried again; flock(2) has no timeout.
 const lockPoll = 50 * time.Millisecond
 
-func (*system) Lock(ctx context.Context, holder string) (Unlock, error) {
-	return lock(ctx, lockPath, holder)
+// A wait that nobody notices needs no words; a long one is told again, so that what is told stays true.
+const (
+	lockQuiet = time.Second
+	lockAgain = time.Minute
+)
+
+func (*system) Lock(ctx context.Context, holder string, waiting func(string)) (Unlock, error) {
+	return lock(ctx, lockPath, holder, waiting)
 }
 
-func lock(ctx context.Context, path, holder string) (Unlock, error) {
+func lock(ctx context.Context, path, holder string, waiting func(string)) (Unlock, error) {
+	tell := time.Now().Add(lockQuiet)
 	for {
 		f, err := openLock(path)
 		if errors.Is(err, os.ErrExist) || errors.Is(err, os.ErrNotExist) { // another holder removed it meanwhile
@@ -57,9 +65,14 @@ func lock(ctx context.Context, path, holder string) (Unlock, error) {
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
+		other := cmp.Or(strings.TrimSpace(string(who[:n])), "another process")
+		if now := time.Now(); waiting != nil && now.After(tell) {
+			waiting(other)
+			tell = now.Add(lockAgain)
+		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s is held by %s: %w", path, strings.TrimSpace(string(who[:n])), context.Cause(ctx))
+			return nil, fmt.Errorf("%s is held by %s: %w", path, other, context.Cause(ctx))
 		case <-time.After(lockPoll):
 		}
 	}

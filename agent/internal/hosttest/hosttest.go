@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/host"
 )
@@ -239,6 +240,8 @@ func (s *users) Remove(_ context.Context, name string) error {
 
 type system Host
 
+const lockPoll = 50 * time.Millisecond // as on a real host
+
 func (s *system) Inspect(ctx context.Context, q host.Query) (host.Facts, error) {
 	h := (*Host)(s)
 	f := h.Facts
@@ -299,14 +302,25 @@ func (s *system) SetSysctl(name, value string) error {
 	})
 }
 
-func (s *system) Lock(ctx context.Context, _ string) (host.Unlock, error) {
-	s.mu.Lock()
-	taken := s.locked
-	s.locked = true
-	s.mu.Unlock()
-	if taken {
-		<-ctx.Done()
-		return nil, fmt.Errorf("held by process 1: %w", context.Cause(ctx))
+func (s *system) Lock(ctx context.Context, _ string, waiting func(string)) (host.Unlock, error) {
+	take := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		taken := s.locked
+		s.locked = true
+		return !taken
+	}
+	if !take() {
+		if waiting != nil {
+			waiting("process 1")
+		}
+		for !take() {
+			select {
+			case <-ctx.Done():
+				return nil, fmt.Errorf("held by process 1: %w", context.Cause(ctx))
+			case <-time.After(lockPoll):
+			}
+		}
 	}
 	return func(bool) {
 		s.mu.Lock()
