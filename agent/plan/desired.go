@@ -102,6 +102,8 @@ func DropInFile(pair string) string { return DropInDir(pair) + "/50-lockstep.con
 
 func agentDropIn(p pair.Pair) unit.AgentDropIn {
 	return unit.AgentDropIn{
+		// As it is written, not as apply finds it: while the source is not mounted fanotify cannot watch it, and that is no reason
+		// to write another unit.
 		Fanotify:   p.Watch.Backend != "inotify",
 		Tmp:        within(p.Source.Path, "/tmp") || within(p.Source.Path, "/var/tmp"),
 		SSH:        BySSH(p),
