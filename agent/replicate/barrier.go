@@ -66,7 +66,7 @@ func (l *loop) cookieSeen(now time.Time, name string) {
 func (l *loop) checkBarriers() {
 	for name, b := range l.barriers {
 		if b.seen && l.full.valid && l.watch.ready && l.source.ok && l.door.held == nil &&
-			len(l.ledger.entries) == 0 && l.settledBefore(b.at) && l.allSeen(b) {
+			len(l.ledger.entries) == 0 && l.settledBefore(later(b.at, l.ledger.left)) && l.allSeen(b) {
 			close(b.done)
 			delete(l.barriers, name)
 		}

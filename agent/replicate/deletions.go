@@ -415,7 +415,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 	l.counters.Kept += int64(len(res.Kept))
 	for _, f := range w.findings {
 		l.latency.add(now.Sub(f.first))
-		l.ledger.clear(f.path, true, nil)
+		l.ledger.clear(now, f.path, true, nil)
 	}
 	for _, f := range res.Failed {
 		l.failPath(now, f.Path, false, f.Reason, f.Remote)

@@ -285,12 +285,13 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		d.recount = true
 		return nil
 	default:
-		limits := fmt.Sprintf("delete.max_files (%d) and delete.max_percent (%d) allow", d.maxFiles, d.maxPercent)
-		if d.emptied && n+d.shrunk() <= d.maxFiles {
-			limits = fmt.Sprintf("delete.max_percent (%d) allows after the source directory was empty", d.maxPercent)
+		reason := fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
+			d.shrunk()+n, d.total+d.shrunk(), d.maxFiles, d.maxPercent)
+		if d.emptied && d.shrunk()+n <= d.maxFiles {
+			reason = fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_percent (%d) allows where the source was empty before",
+				d.shrunk()+n, d.total+d.shrunk(), d.maxPercent)
 		}
 		d.emptied = false
-		reason := fmt.Sprintf("%d of %d entries on the backup would be deleted, more than %s", d.shrunk()+n, d.total+d.shrunk(), limits)
 		if gone := d.shrunk(); gone > 0 {
 			reason += fmt.Sprintf("; %d of them went just before", gone)
 		}

@@ -346,8 +346,8 @@ func TestLedgerBacksOffEachPathByItself(t *testing.T) {
 	if at, _ := l.wake(); at.After(dms(3000)) {
 		t.Error("no hurry")
 	}
-	l.clear("a", false, nil)
-	l.clear("b", true, map[string]bool{"b": true})
+	l.clear(d0, "a", false, nil)
+	l.clear(d0, "b", true, map[string]bool{"b": true})
 	if got := l.list(10); len(got) != 1 || got[0].Path != "b" {
 		t.Errorf("left: %+v", got)
 	}
@@ -365,7 +365,7 @@ func TestFullLedgerKeepsDirectories(t *testing.T) {
 	if e := l.entries["d"]; len(l.entries) != maxLedger+1 || e == nil || !e.Tree {
 		t.Errorf("%d entries, of d %+v", len(l.entries), e)
 	}
-	l.clear("d", true, nil)
+	l.clear(d0, "d", true, nil)
 	if len(l.entries) != maxLedger {
 		t.Errorf("%d entries", len(l.entries))
 	}

@@ -31,6 +31,7 @@ type ledger struct {
 	initial, limit time.Duration // back-off of one path
 	entries        map[string]*LedgerEntry
 	trying         map[string]bool
+	left           time.Time // when an entry was last cleared; a later try may have found that the path is gone, and so to be deleted
 }
 
 func newLedger(initial, limit time.Duration) *ledger {
@@ -73,22 +74,25 @@ func (l *ledger) wants(path string, tree, compare bool) bool {
 }
 
 // clear forgets a path that was sent or is gone; with tree everything below it too, except what failed.
-func (l *ledger) clear(path string, tree bool, failed map[string]bool) {
-	if len(l.entries) == 0 {
+func (l *ledger) clear(now time.Time, path string, tree bool, failed map[string]bool) {
+	before := len(l.entries)
+	if before == 0 {
 		return
 	}
 	if !failed[path] {
 		delete(l.entries, path)
 		delete(l.trying, path)
 	}
-	if !tree {
-		return
-	}
-	for p := range l.entries {
-		if isBelow(p, path) && !failed[p] {
-			delete(l.entries, p)
-			delete(l.trying, p)
+	if tree {
+		for p := range l.entries {
+			if isBelow(p, path) && !failed[p] {
+				delete(l.entries, p)
+				delete(l.trying, p)
+			}
 		}
+	}
+	if len(l.entries) < before {
+		l.left = now
 	}
 }
 

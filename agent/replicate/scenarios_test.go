@@ -133,7 +133,7 @@ func TestDeletionsOfAnEmptiedSourceAreJudgedAgain(t *testing.T) {
 	s.untilState(Held)
 	s.write("b", "1")
 	// What came is no reason to delete all that was there before.
-	s.until("the deletion is held for its share", func(st Status) bool { return st.Held != nil && strings.Contains(st.Held.Reason, "was empty") })
+	s.until("the deletion is held for its share", func(st Status) bool { return st.Held != nil && strings.Contains(st.Held.Reason, "empty before") })
 	if !s.onBackup("a") {
 		t.Error("deleted on the backup")
 	}

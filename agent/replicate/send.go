@@ -239,7 +239,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 
 // gone takes a path to the door that is not in the source any more.
 func (l *loop) gone(now time.Time, e queue.Entry) {
-	l.ledger.clear(e.Path, true, nil)
+	l.ledger.clear(now, e.Path, true, nil)
 	d := deletion{path: e.Path, first: e.First}
 	if l.pair.HooksOnly() {
 		l.arrived(transfer.Result{Class: transfer.Done}, nil, []string{e.Path})

@@ -57,7 +57,7 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 			continue // the ledger has what stands for it
 		}
 		if !w.light[e.Path] || !l.ledger.wants(e.Path, e.Tree, e.Compare) {
-			l.ledger.clear(e.Path, e.Tree, failed)
+			l.ledger.clear(now, e.Path, e.Tree, failed)
 		}
 		l.distrust.sent(e, failed)
 		if !w.ledger {

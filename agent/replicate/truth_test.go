@@ -375,3 +375,32 @@ func TestLargeDeletionIsHeldBesideAnUnreadableDirectory(t *testing.T) {
 		}
 	})
 }
+
+// A path that could not be sent holds up a barrier, and so does its deletion when a later try finds it gone.
+func TestBarrierIsNotPassedBeforeAPathOfTheLedgerIsDeleted(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a", "x")
+		r.e.set(func() { r.e.locked["x"] = true })
+		r.write("x", "2")
+		r.after(200 * time.Millisecond)
+		r.wantState(Degraded)
+		passed := r.barrier(t.Context())
+		r.after(100 * time.Millisecond)
+		r.e.set(func() {
+			delete(r.e.locked, "x")
+			r.e.src.remove("x") // its event is lost in the directory that is not watched, say
+		})
+		for range 100_000 {
+			select {
+			case err := <-passed:
+				if err != nil || r.onBackup("x") {
+					t.Errorf("passed (%v), and the backup has x: %v", err, r.onBackup("x"))
+				}
+				return
+			default:
+				r.after(time.Millisecond)
+			}
+		}
+		t.Error("not passed")
+	})
+}
