@@ -15,7 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -65,7 +65,7 @@ func (c *client) whereToLook() string {
 		return "is `lockstep run` with this --runtime-dir running?"
 	case missing(filepath.Join(pairsDir, c.name+".yaml")):
 		return pairsHere()
-	case missing(plan.SecretFile(c.name)) && keepsBackup(c.name):
+	case onlyBackup("", c.name):
 		return "this is the pair's backup host; ask on its source host, where the agent runs"
 	}
 	return "systemctl status " + unit.AgentName(c.name)
@@ -73,16 +73,16 @@ func (c *client) whereToLook() string {
 
 // pairsHere tells whoever named a pair that this host does not have which ones it has.
 func pairsHere() string {
-	names := defined()
+	names := defined("")
 	if len(names) == 0 {
 		return "no pair is applied on this host; is it the right one?"
 	}
 	return "this host has no pair of that name; it has " + strings.Join(names, ", ")
 }
 
-// defined lists the pairs whose definitions apply has put on this host.
-func defined() []string {
-	files, err := filepath.Glob(filepath.Join(pairsDir, "*.yaml"))
+// defined lists the pairs whose definitions apply has put on the host whose files are below root, "" for this one.
+func defined(root string) []string {
+	files, err := filepath.Glob(filepath.Join(root+pairsDir, "*.yaml"))
 	if err != nil {
 		return nil // only for a malformed pattern
 	}
@@ -93,9 +93,19 @@ func defined() []string {
 	return names
 }
 
-// keepsBackup is whether this is the backup host of a pair. It may be its source host as well.
-func keepsBackup(pair string) bool {
-	return exists(plan.SecretsFile(pair)) || exists(plan.ModuleFile(pair)) || exists(plan.SSHConfFile(pair))
+// keepsBackup is whether the host is the backup host of a pair. It may be its source host as well.
+func keepsBackup(root, pair string) bool {
+	return exists(root+plan.SecretsFile(pair)) || exists(root+plan.ModuleFile(pair)) || exists(root+plan.SSHConfFile(pair))
+}
+
+// onlyBackup is whether the host is the backup host of a pair and not its source host as well. Whoever is not root may not look for the
+// password; the state of the agent tells as well, once it has been started.
+func onlyBackup(root, pair string) bool {
+	if !keepsBackup(root, pair) {
+		return false
+	}
+	secret := root + plan.SecretFile(pair)
+	return missing(secret) || !exists(secret) && missing(filepath.Join(root+stateRoot, pair))
 }
 
 func exists(path string) bool {
@@ -144,7 +154,7 @@ func usageError(err error) error { return &statusError{exitUsage, err} }
 
 func noAgent() error {
 	hint := pairsHere()
-	if len(defined()) > 0 {
+	if len(defined("")) > 0 {
 		hint = "systemctl list-units --all 'lockstep@*'; on a backup host there is none, ask on the source host"
 	}
 	return &statusError{exitNoAgent, errors.New("no agent runs on this host\nhint: " + hint)}
@@ -171,10 +181,10 @@ func (f *pairFlags) client(name string) (*client, error) {
 	case name != "":
 		return newClient(name, filepath.Join(runRoot, name)), nil
 	}
-	return only(agents())
+	return only(agents(""))
 }
 
-// only is the one agent that there is.
+// only is the one pair that there is.
 func only(all []*client) (*client, error) {
 	switch len(all) {
 	case 0:
@@ -186,23 +196,35 @@ func only(all []*client) (*client, error) {
 		for _, c := range all {
 			names = append(names, c.name)
 		}
-		return nil, usageError(fmt.Errorf("%d agents run on this host: name one of %s", len(names), strings.Join(names, ", ")))
+		return nil, usageError(fmt.Errorf("this host has %d pairs: name one of %s", len(names), strings.Join(names, ", ")))
 	}
 }
 
-// agents returns a client for every agent of this host that has a socket.
-func agents() []*client {
-	sockets, err := filepath.Glob(filepath.Join(runRoot, "*", replicate.SocketName))
+// agents returns a client for the agent of every pair of the host: of those that have a socket, and of those that should have one.
+func agents(root string) []*client {
+	sockets, err := filepath.Glob(filepath.Join(root+runRoot, "*", replicate.SocketName))
 	if err != nil {
 		return nil // only for a malformed pattern
 	}
-	sort.Strings(sockets)
-	var out []*client
+	var names []string
 	for _, s := range sockets {
-		out = append(out, newClient(filepath.Base(filepath.Dir(s)), filepath.Dir(s)))
+		names = append(names, filepath.Base(filepath.Dir(s)))
+	}
+	for _, name := range defined(root) {
+		if !onlyBackup(root, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var out []*client
+	for _, name := range slices.Compact(names) {
+		out = append(out, newClient(name, filepath.Join(root+runRoot, name)))
 	}
 	return out
 }
+
+// errNoAgent is that nobody answers at a socket. An agent that runs may give no answer as well: it is stuck, or whoever asks may not.
+var errNoAgent = errors.New("no agent answers")
 
 // do sends one request. The caller closes the body.
 func (c *client) do(ctx context.Context, method, path string) (*http.Response, error) {
@@ -217,7 +239,7 @@ func (c *client) do(ctx context.Context, method, path string) (*http.Response, e
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: %s: permission denied\nhint: run as root or as a member of group lockstep", c.who(), c.socket)}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: no agent answers at %s\nhint: %s", c.who(), c.socket, c.whereToLook())}
+		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: %w at %s\nhint: %s", c.who(), errNoAgent, c.socket, c.whereToLook())}
 	case err != nil:
 		return nil, &statusError{exitNoAgent, fmt.Errorf("%s: %w", c.who(), err)}
 	}

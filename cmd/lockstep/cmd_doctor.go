@@ -102,7 +102,7 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 
 // onlyPair is the name of the only pair of this host.
 func onlyPair() (string, error) {
-	switch names := defined(); len(names) {
+	switch names := defined(""); len(names) {
 	case 0:
 		return "", usageError(errors.New("no pair is applied on this host\nhint: run doctor on a host of the pair, or give --definition and --password-file"))
 	case 1:

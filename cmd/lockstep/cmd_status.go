@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -26,13 +27,13 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	if *plugin && name == "" && f.runtimeDir == "" {
-		return nagios(ctx, std, agents(), *maxLag)
+		return nagios(ctx, std, agents(""), *maxLag)
 	}
 	if name == "" && f.runtimeDir == "" {
 		if *live {
-			return watchStatus(ctx, std, func() []*client { return agents() })
+			return watchStatus(ctx, std, func() []*client { return agents("") })
 		}
-		return statusOfAll(ctx, std, *asJSON)
+		return statusOfAll(ctx, std, agents(""), *asJSON)
 	}
 	c, err := f.client(name)
 	if err != nil {
@@ -84,9 +85,26 @@ func severity(status int) int {
 	return 5
 }
 
-// statusOfAll prints a line for every agent on this host.
-func statusOfAll(ctx context.Context, std stdio, asJSON bool) error {
-	all := agents()
+// The states of a pair whose agent does not tell one. They are of the command line alone.
+const (
+	noAgentState  replicate.State = "no agent"
+	noAnswerState replicate.State = "no answer"
+)
+
+// silent is the status of a pair whose agent has not told one.
+func silent(c *client, err error) replicate.Status {
+	s := replicate.Status{Pair: c.name, State: noAnswerState, InFlight: []replicate.JobStatus{}, Events: []replicate.Note{}}
+	s.Ledger.Entries, s.Counters.Transfers = []replicate.LedgerEntry{}, map[string]int64{}
+	if errors.Is(err, errNoAgent) {
+		s.State = noAgentState
+	}
+	s.Reason, s.Hint, _ = strings.Cut(err.Error(), "\nhint: ")
+	s.Reason = strings.TrimPrefix(s.Reason, c.who()+": ")
+	return s
+}
+
+// statusOfAll prints a line for every pair of this host.
+func statusOfAll(ctx context.Context, std stdio, all []*client, asJSON bool) error {
 	if len(all) == 0 {
 		return noAgent()
 	}
@@ -99,8 +117,16 @@ func statusOfAll(ctx context.Context, std stdio, asJSON bool) error {
 	for _, c := range all {
 		s, err := c.status(ctx)
 		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
 			fmt.Fprintf(std.err, "lockstep: %v\n", err)
 			worst = exitNoAgent
+			s = silent(c, err)
+			list = append(list, s)
+			if !asJSON {
+				fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t-\t%s\n", s.Pair, s.State, visible(s.Reason))
+			}
 			continue
 		}
 		list = append(list, s)

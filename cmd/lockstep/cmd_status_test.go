@@ -3,6 +3,11 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,5 +32,35 @@ func TestFullBatchInWords(t *testing.T) {
 		if got := fullLine(f, noon); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// A pair whose agent does not run is told, and decides the exit status, however well the others are.
+func TestStatusOfAllTellsOfAPairWithoutAnAgent(t *testing.T) {
+	t.Parallel()
+	clients := []*client{answering(t, replicate.Status{Pair: "data", State: replicate.InStep}), newClient("pw", t.TempDir())}
+	run := func(asJSON bool) (out, errs string) {
+		var stdout, stderr bytes.Buffer
+		err := statusOfAll(t.Context(), stdio{out: &stdout, err: &stderr}, clients, asJSON)
+		var status *statusError
+		if !errors.As(err, &status) || status.status != exitNoAgent {
+			t.Errorf("json %v: %v", asJSON, err)
+		}
+		return stdout.String(), stderr.String()
+	}
+	out, errs := run(false)
+	for _, line := range []string{`data +in step +0 +0s +0 +0`, `pw +no agent +- +- +- +- +no agent answers at /.*/status\.sock`} {
+		if !regexp.MustCompile(`(?m)^` + line + ` *$`).MatchString(out) {
+			t.Errorf("%s is not in:\n%s", line, out)
+		}
+	}
+	if !strings.HasPrefix(errs, `lockstep: pair "pw": no agent answers at /`) || !strings.Contains(errs, "\nhint: ") {
+		t.Errorf("standard error: %s", errs)
+	}
+	out, _ = run(true)
+	var list []replicate.Status
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 2 || list[1].Pair != "pw" || list[1].State != "no agent" ||
+		!strings.HasPrefix(list[1].Reason, "no agent answers at /") || list[1].Hint == "" {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -21,7 +21,7 @@ import (
 
 // onBackup is whether this is the pair's backup host, and not its source host as well.
 func (d *doctor) onBackup() bool {
-	return d.name != "" && !exists(plan.SecretFile(d.name)) && keepsBackup(d.name)
+	return d.name != "" && !exists(plan.SecretFile(d.name)) && keepsBackup("", d.name)
 }
 
 // examineBackup looks at the half of the path that lies on the backup host, which the source host cannot see.
