@@ -272,8 +272,8 @@ func (c *client) status(ctx context.Context) (replicate.Status, error) {
 	return s, c.get(ctx, http.MethodGet, "/status", &s)
 }
 
-// stream calls each with every update until the agent is done.
-func (c *client) stream(ctx context.Context, path string, each func(replicate.Update)) error {
+// stream calls each with every update until the agent is done, or each returns an error.
+func (c *client) stream(ctx context.Context, path string, each func(replicate.Update) error) error {
 	resp, err := c.do(ctx, http.MethodPost, path)
 	if err != nil {
 		return err
@@ -294,11 +294,47 @@ func (c *client) stream(ctx context.Context, path string, each func(replicate.Up
 		if u.Error != "" {
 			return fmt.Errorf("%s: %s", c.who(), u.Error)
 		}
-		each(u)
+		if err := each(u); err != nil {
+			return err
+		}
 		if u.Done {
 			return nil
 		}
 	}
+}
+
+// standing is the state of a pair with its reason, and a hint on a line of its own.
+func standing(s *replicate.Status) string {
+	words := string(s.State)
+	if s.Reason != "" {
+		words += ": " + visible(s.Reason)
+	}
+	if s.Hint != "" {
+		words += "\nhint: " + visible(s.Hint)
+	}
+	return words
+}
+
+// standstill is the standing of a pair of which not everything gets to the backup before somebody, or a later try, has mended
+// something; "" when it does. See checkBarriers in package replicate.
+func standstill(s *replicate.Status) string {
+	t := *s
+	switch {
+	case s.State == replicate.Paused:
+		t.Hint = "lockstep resume " + s.Pair
+	case s.State == replicate.Held, s.State == replicate.Failing:
+	case s.Ledger.Count > 0:
+		t.Reason = count(s.Ledger.Count, "path") + " could not be sent"
+		if len(s.Ledger.Entries) > 0 {
+			t.Reason += fmt.Sprintf(", among them %q: %s", s.Ledger.Entries[0].Path, s.Ledger.Entries[0].Reason)
+		}
+		t.Hint = "lockstep status " + s.Pair + " names them; lockstep sync " + s.Pair + " tries them at once"
+	case s.Full.Problem != "" && !s.Full.Running:
+		t.Reason, t.Hint = s.Full.Problem, "lockstep sync "+s.Pair
+	default:
+		return ""
+	}
+	return standing(&t)
 }
 
 // readPassword returns the second line of a password file, which may name the rsync user. Rsync reads only the first.

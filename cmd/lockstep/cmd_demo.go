@@ -314,5 +314,5 @@ func (d *demo) show(ctx context.Context) error {
 func (d *demo) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
-	return d.agent.stream(ctx, "/wait", func(replicate.Update) {})
+	return d.agent.stream(ctx, "/wait", func(replicate.Update) error { return nil })
 }

@@ -17,18 +17,32 @@ func runSync(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
+	last, err := c.status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := refusesSync(&last); err != nil {
+		return err
+	}
 	show := newProgressLine(std.err)
-	var last replicate.Status
-	err = c.stream(ctx, "/sync", func(u replicate.Update) {
+	err = c.stream(ctx, "/sync", func(u replicate.Update) error {
 		if u.Status == nil {
-			return
+			return nil
 		}
 		last = *u.Status
+		if err := refusesSync(&last); err != nil {
+			return err
+		}
+		if (last.State == replicate.Held || last.State == replicate.Failing) && !last.Full.Running && !u.Done {
+			show.keep("waiting, the pair is " + standing(&last))
+			return nil
+		}
 		words := fullLine(last.Full, time.Now())
 		if o := last.Outage; o != nil {
 			words = o.Message
 		}
 		show.set(words)
+		return nil
 	})
 	show.end()
 	if err != nil {
@@ -41,4 +55,12 @@ func runSync(ctx context.Context, std stdio, args []string) error {
 		return &statusError{stateStatus(last.State), fmt.Errorf("pair %q is %s: %s", last.Pair, last.State, visible(last.Reason))}
 	}
 	return nil
+}
+
+// refusesSync is why there is nothing to wait for: a paused pair compares and sends nothing.
+func refusesSync(s *replicate.Status) error {
+	if s.State != replicate.Paused {
+		return nil
+	}
+	return &statusError{stateStatus(s.State), fmt.Errorf("pair %q is %s", s.Pair, standstill(s))}
 }

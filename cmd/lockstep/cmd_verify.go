@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/replicate"
@@ -27,28 +28,53 @@ func runVerify(ctx context.Context, std stdio, args []string) error {
 	}
 	show := newProgressLine(std.err)
 	enc := json.NewEncoder(std.out)
-	drift := 0
-	var failed error
-	err = c.stream(ctx, path, func(u replicate.Update) {
+	drift, compared := 0, false
+	stalled := 0 // updates in a row that tell of a standstill
+	err = c.stream(ctx, path, func(u replicate.Update) error {
 		switch {
 		case u.Drift != nil:
 			show.end()
 			drift++
+			compared, stalled = true, 0
 			if *asJSON {
-				failed = enc.Encode(u.Drift)
-				return
+				return enc.Encode(u.Drift)
 			}
-			_, failed = fmt.Fprintf(std.out, "%-8s %s%s\n", u.Drift.What, visible(cmp.Or(u.Drift.Path, ".")), attributes(u.Drift))
-		case u.Status != nil:
+			_, err := fmt.Fprintf(std.out, "%-8s %s%s\n", u.Drift.What, visible(cmp.Or(u.Drift.Path, ".")), attributes(u.Drift))
+			return err
+		case u.Status == nil || u.Done:
+			return nil
+		case slices.ContainsFunc(u.Status.InFlight, func(j replicate.JobStatus) bool { return j.Kind == "verify" }):
+			compared = true
 			show.set("comparing the contents of both trees")
+			return nil
+		case compared && !*repair:
+			return nil
 		}
+		// What is on its way has to be on the backup first, or it would look like a difference; of a repair, afterwards too.
+		end := "nothing was compared"
+		words := "nothing is compared yet"
+		if compared {
+			end = "not all that differed is on the backup"
+			words = "what differed is being sent"
+		}
+		why := standstill(u.Status)
+		if why == "" {
+			stalled = 0
+			if u.Status.State != replicate.InStep {
+				words += "; the pair is " + string(u.Status.State) + strings.TrimSuffix(": "+visible(u.Status.Reason), ": ")
+			}
+			show.set(words)
+			return nil
+		}
+		if stalled++; compared && stalled < 2 {
+			return nil // there may be more differences to come, which are told between two of these
+		}
+		return &statusError{exitTimeout, fmt.Errorf("%s: the pair is %s", end, why)}
 	})
 	show.end()
 	switch {
 	case err != nil:
 		return err
-	case failed != nil:
-		return failed
 	case drift == 0:
 		if !*asJSON {
 			fmt.Fprintln(std.out, "source and backup are equal")

@@ -22,21 +22,16 @@ func runWait(ctx context.Context, std stdio, args []string) error {
 	waitCtx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
 	var last *replicate.Status
-	err = c.stream(waitCtx, "/wait", func(u replicate.Update) {
+	err = c.stream(waitCtx, "/wait", func(u replicate.Update) error {
 		if u.Status != nil {
 			last = u.Status
 		}
+		return nil
 	})
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		state := ""
 		if last != nil {
-			state = ": " + string(last.State)
-			if last.Reason != "" {
-				state += ": " + visible(last.Reason)
-			}
-			if last.Hint != "" {
-				state += "\nhint: " + visible(last.Hint)
-			}
+			state = ": " + standing(last)
 		}
 		return &statusError{exitTimeout, fmt.Errorf("%s: not everything is on the backup after %v%s", c.who(), *timeout, state)}
 	}

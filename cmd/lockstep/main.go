@@ -28,7 +28,7 @@ const (
 	exitFailing   = 5  // status: failing
 	exitNoAgent   = 6  // no agent answers
 	exitDiffers   = 7  // plan: there are changes; verify: there is drift
-	exitTimeout   = 8  // wait: not in step in time
+	exitTimeout   = 8  // wait: not in step in time; verify: it will not be
 	exitConfig    = 78 // run: a restart cannot help (sysexits.h EX_CONFIG, RestartPreventExitStatus)
 )
 
@@ -122,6 +122,9 @@ func dispatch(ctx context.Context, std stdio, args []string) int {
 				fmt.Fprintf(std.err, "lockstep: %v\n", status.err)
 			}
 			return status.status
+		case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+			fmt.Fprintln(std.err, "lockstep: interrupted")
+			return exitFailure
 		default:
 			fmt.Fprintf(std.err, "lockstep: %v\n", err)
 			return exitFailure

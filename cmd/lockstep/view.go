@@ -38,6 +38,7 @@ type progressLine struct {
 	w     io.Writer
 	back  bool
 	last  string
+	kept  string
 	shown time.Time
 }
 
@@ -56,6 +57,15 @@ func (p *progressLine) set(text string) {
 		fmt.Fprintln(p.w, text)
 	}
 	p.last = text
+}
+
+// keep prints lines that stay, once.
+func (p *progressLine) keep(text string) {
+	p.end()
+	if p.kept != text {
+		fmt.Fprintln(p.w, text)
+	}
+	p.kept = text
 }
 
 // end leaves an empty line for what comes next.
