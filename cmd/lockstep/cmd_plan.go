@@ -118,7 +118,28 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 	case f.name != "" && !plan.ValidName(f.name):
 		return f, usageError(fmt.Errorf("%q is not a name of a pair", f.name))
 	}
-	return f, nil
+	return f, f.ofTheOtherRole()
+}
+
+// ofTheOtherRole refuses an option that means nothing on this host: whoever gave it expects something that would not happen.
+func (f hostFlags) ofTheOtherRole() error {
+	for _, option := range []struct {
+		name  string
+		given bool
+		role  plan.Role
+	}{
+		{"prepare", f.prepare, plan.Source},
+		{"sealed-password", f.sealed != "", plan.Source},
+		{"recipient", f.recipient != "", plan.Backup},
+		{"rotate", f.rotate, plan.Backup},
+		{"fingerprint", f.fingerprint != "", plan.Backup},
+	} {
+		if option.given && f.role != string(option.role) {
+			return usageError(fmt.Errorf("--%s is for the %s host, not with --role %s\nhint: run it there with --role %s, or leave --%s out",
+				option.name, option.role, f.role, option.role, option.name))
+		}
+	}
+	return nil
 }
 
 func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) error {
