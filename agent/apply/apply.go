@@ -34,6 +34,8 @@ type Command struct {
 	Identity func(path string) (string, error)
 	// Fanotify, if set, is whether the agent can watch a directory with fanotify; nil means that it cannot.
 	Fanotify func(path string) bool
+	// ByHand is whether a person runs this role alone. Then warnings tell what nobody else brings to the other host.
+	ByHand bool
 }
 
 // session is one run of one command.

@@ -783,3 +783,73 @@ func TestWhatMayBeInTheWayIsAWarning(t *testing.T) {
 		}
 	})
 }
+
+// A person who applies the backup role alone is told what the source host does not know then; a front end, which tells it, is not.
+func TestWhatTheSourceDoesNotKnowIsAWarning(t *testing.T) {
+	t.Parallel()
+	const anew = plan.SecretsDir + "/data.secrets"
+	moved, renamed := dataPair(), dataPair()
+	moved.Backup.Path, renamed.Backup.Module = "/backup/new", "new"
+	for _, tt := range []struct {
+		name        string
+		damage      func(h *hosttest.Host)
+		req         plan.Request
+		plan, apply string // the fields, and words of the warning
+	}{
+		{"nothing", nil, plan.Request{Pair: dataPair()}, "", ""},
+		{"a damaged file", func(h *hosttest.Host) { h.Put(anew, "x") }, plan.Request{Pair: dataPair()},
+			"secrets: apply would make a new password, which the source host does not have", "secrets: a new password was made; the source host does not have it yet"},
+		{"a damaged file, and the source host's key", func(h *hosttest.Host) { h.Put(anew, "x") }, plan.Request{Pair: dataPair(), Recipient: "KEY"}, "", ""},
+		{"a password of the user", nil, plan.Request{Pair: dataPair(), Password: "correct horse"}, "", ""},
+		{"a rotation", nil, plan.Request{Pair: dataPair(), Rotate: true},
+			"secrets: apply would make a new password", "secrets: a new password was made"},
+		{"another directory", nil, plan.Request{Pair: moved}, "", "backup.path: the agent does not know yet"},
+		{"another module", nil, plan.Request{Pair: renamed}, "", "backup.module: the agent does not know of the new module yet"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for _, byHand := range []bool{true, false} {
+				_, backup, m := two()
+				mustExchange(t, m, plan.Request{Pair: dataPair()})
+				if tt.damage != nil {
+					tt.damage(backup)
+				}
+				req := tt.req
+				if req.Recipient != "" {
+					req.Recipient = mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: dataPair(), Prepare: true}).PublicKey
+				}
+				if tt.req.Recipient == "" { // which plan and read do not take
+					told(t, m, plan.Read, byHand, req, "")
+					told(t, m, plan.Plan, byHand, req, tt.plan)
+				}
+				told(t, m, plan.Apply, byHand, req, tt.apply)
+				told(t, m, plan.Apply, byHand, plan.Request{Pair: req.Pair}, "") // a second time there is nothing to tell
+			}
+		})
+	}
+	_, _, m := two()
+	told(t, m, plan.Plan, true, plan.Request{Pair: dataPair()}, "") // of a pair that is not there yet
+	told(t, m, plan.Apply, true, plan.Request{Pair: dataPair()}, "")
+}
+
+// told looks for the one warning of the backup role.
+func told(t *testing.T, m machines, verb plan.Verb, byHand bool, req plan.Request, want string) {
+	t.Helper()
+	reply := apply.Run(t.Context(), m.backup, apply.Command{Verb: verb, Role: plan.Backup, ByHand: byHand}, req)
+	if len(reply.Problems) > 0 {
+		t.Fatal(problems(reply))
+	}
+	var got string
+	for _, w := range reply.Warnings {
+		got += w.Path + ": " + w.Msg
+		if w.Hint == "" {
+			t.Errorf("no hint: %s", w)
+		}
+	}
+	if !byHand {
+		want = ""
+	}
+	if want == "" && got != "" || !strings.HasPrefix(got, want) {
+		t.Errorf("%s, by hand %v: %q, want %q", verb, byHand, got, want)
+	}
+}

@@ -75,6 +75,10 @@ func (s *session) backup(ctx context.Context) error {
 	steps := plan.Diff(current, desired)
 	s.tell(steps, problems)
 	s.checkBackup(secrets)
+	unknown := s.unknownToSource(newest)
+	if s.cmd.Verb == plan.Plan {
+		s.reply.Warnings = append(s.reply.Warnings, unknown...)
+	}
 	if s.cmd.Verb != plan.Apply || len(problems) > 0 {
 		return nil
 	}
@@ -95,6 +99,7 @@ func (s *session) backup(ctx context.Context) error {
 	if err := s.execute(ctx, steps, current); err != nil {
 		return err
 	}
+	s.reply.Warnings = append(s.reply.Warnings, unknown...)
 	s.reply.SealedPassword = box
 	s.reply.Fingerprint = mark(newest)
 	return s.afterwards(ctx, desired, further, func(plan.State) { s.checkBackup(secrets) })

@@ -159,7 +159,7 @@ func runHost(ctx context.Context, std stdio, verb plan.Verb, args []string) erro
 			return err
 		}
 		defer machine.Close()
-		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version, Identity: identity,
+		cmd := apply.Command{Verb: verb, Role: plan.Role(f.role), Version: version, Identity: identity, ByHand: !f.json,
 			Fanotify: func(path string) bool { return canFanotify(ctx, path) },
 			// It is said every minute, too: who is not there any more to read it has closed the pipe, and SIGPIPE ends the wait.
 			Waiting: func(holder string) { fmt.Fprintf(std.err, "lockstep: waiting for %s\n", holder) }}

@@ -50,7 +50,7 @@ func (d *doctor) provisioned(ctx context.Context) {
 	req, problems := plan.ParseRequest(data, plan.Plan)
 	reply := plan.Reply{Problems: problems}
 	if len(problems) == 0 {
-		reply = apply.Run(ctx, d.machine, apply.Command{Verb: plan.Plan, Role: plan.Backup, Version: version, Identity: identity}, req)
+		reply = apply.Run(ctx, d.machine, apply.Command{Verb: plan.Plan, Role: plan.Backup, Version: version, Identity: identity, ByHand: true}, req)
 	}
 	well := len(reply.Problems) == 0
 	for _, p := range reply.Problems {
