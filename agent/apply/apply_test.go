@@ -169,6 +169,30 @@ func TestANewUserIsNotTakenForAGenerationOfTheOldOne(t *testing.T) {
 	}
 }
 
+// A password file that was corrected on the backup host is a generation there of which the source host knows nothing.
+func TestPasswordOfTheUserAfterAWrongOne(t *testing.T) {
+	t.Parallel()
+	p := dataPair()
+	source, _, m := two()
+	for _, password := range []string{"corect horse", "correct hors", "correct horse"} {
+		mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Password: password})
+	}
+	before := source.Changes()
+	reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Password: "horse"})
+	if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Hint, "the password files of the two hosts differ") ||
+		!strings.Contains(reply.Problems[0].Msg, "lockstep-1@") || source.Changes() != before {
+		t.Errorf("another password: %v", problems(reply))
+	}
+	mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Password: "correct horse"})
+	if s := secretOf(t, source, "data"); s.User != "lockstep-3" || s.Password != "correct horse" {
+		t.Errorf("the source has %s", s)
+	}
+	again := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Password: "correct horse"})
+	if again.Changed || again.Checks["secret"] != plan.InSync {
+		t.Errorf("a second time: %v, %v", again.Changes, again.Checks)
+	}
+}
+
 func TestOtherPasswordOnTheOtherSideIsSeen(t *testing.T) {
 	t.Parallel()
 	_, _, m := two()
@@ -355,7 +379,7 @@ func hostProblems() []problem {
 		}, "backup.path", []string{"read-only"}},
 		{"path that rsyncd.conf cannot hold", plan.Backup, from("path: /backup/data", `path: "/backup/%RSYNC_PID%"`), none, "backup.path", []string{"%RSYNC_PID%"}},
 		{"reserved module", plan.Backup, from("module: data", "module: DEFAULT"), none, "backup.module", []string{"reserved"}},
-		{"no password yet", plan.Source, with("paused: true"), none, "secret", []string{"there is no password yet", "sealed_password"}},
+		{"no password yet", plan.Source, with("paused: true"), none, "secret", []string{"there is no password yet", "--sealed-password"}},
 	}
 }
 

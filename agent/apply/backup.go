@@ -83,7 +83,7 @@ func (s *session) backup(ctx context.Context) error {
 		return nil
 	}
 	if bySSH && inputs.SSHKey == "" {
-		return stop("login", "the source host's ssh key is not known", "apply with prepare on the source host, and give the public_key that it answers")
+		return stop("login", "the source host's ssh key is not known", "apply with --prepare on the source host, and give what that prints as --recipient")
 	}
 	var box string
 	if s.req.Recipient != "" {
@@ -92,7 +92,7 @@ func (s *session) backup(ctx context.Context) error {
 			box, err = seal(to, p.Name, newest, hostKeys)
 		}
 		if err != nil {
-			return stop("secrets", err.Error(), "give the public_key that the source host answered")
+			return stop("secrets", err.Error(), "give what apply --prepare prints on the source host")
 		}
 	}
 	s.rec.setPair(p.Name, plan.Backup, s.backupRecord(secrets, inputs, box != ""))

@@ -85,15 +85,21 @@ func (s *session) source(ctx context.Context) error {
 		return nil
 	}
 	if secret == nil && !p.HooksOnly() {
-		return stop("secret", "there is no password yet", "apply the backup role first, and relay its sealed_password")
+		return stop("secret", "there is no password yet", "apply the backup role first, and give what it prints as --sealed-password")
 	}
 	if plan.BySSH(p) && (inputs.SSHKey == nil || inputs.HostKeys == nil) {
 		return stop("login", "the two hosts do not know each other's ssh keys yet",
-			"apply with prepare here, give its public_key to the backup role, and relay what that answers as sealed_password")
+			"apply with --prepare here, give what that prints to the backup role as --recipient, and what that prints to this one as --sealed-password")
 	}
 	if !p.HooksOnly() {
-		if err := s.tryLogin(ctx, *secret, desired.Files[plan.KnownHostsFile(p.Name)].Data, steps); err != nil {
+		user := secret.User
+		if err := s.tryLogin(ctx, secret, desired.Files[plan.KnownHostsFile(p.Name)].Data, steps); err != nil {
 			return err
+		}
+		if secret.User != user {
+			desired = plan.SourceState(p, inputs)
+			steps = plan.Diff(current, desired)
+			s.reply.Fingerprint = ""
 		}
 	}
 	s.rec.setPair(p.Name, plan.Source, pairRecord{Watches: watches})
@@ -163,11 +169,11 @@ func (s *session) sourceSecret() (secret *plan.Secret, hostKeys []string, edited
 			return nil, nil, edited, err
 		}
 		if key == nil {
-			return nil, nil, edited, stop("secret", "the password was sealed, but this host has no key", "call apply with prepare first")
+			return nil, nil, edited, stop("secret", "the password was sealed, but this host has no key", "apply with --prepare first, and seal it anew")
 		}
 		opened, hostKeys, err := open(key, p.Name, s.req.SealedPassword)
 		if err != nil {
-			return nil, nil, edited, stop("secret", "sealed_password: "+err.Error(), "apply the backup role again with this host's public key")
+			return nil, nil, edited, stop("secret", "--sealed-password: "+err.Error(), "apply the backup role again with this host's public key")
 		}
 		if s.req.Password != "" && s.req.Password != opened.Password {
 			return nil, nil, edited, stop("secret", "the backup host has another password than the one given", "apply the backup role with the same password first")
@@ -180,7 +186,7 @@ func (s *session) sourceSecret() (secret *plan.Secret, hostKeys []string, edited
 		if kept != nil && kept.Password == s.req.Password && plan.IsGeneration(kept.User, p.Auth.User) {
 			return kept, nil, false, nil
 		}
-		// The backup host counts the same way, see backupSecrets. Without its key there is no fingerprint.
+		// The backup host counts the same way, see backupSecrets; where it is ahead, tryLogin finds out. Without its key there is no fingerprint.
 		var before []plan.Secret
 		if kept != nil {
 			before = []plan.Secret{*kept}
@@ -233,9 +239,32 @@ func (s *session) packaged(template []byte) (bool, error) {
 	return false, nil
 }
 
+// furtherGenerations is how many passwords in a row that the source host has never seen are made up for: one for each apply of the
+// backup role with a password file that was then corrected.
+const furtherGenerations = 8
+
+func refusesPassword(err error) bool {
+	var refused *host.LoginError
+	return errors.As(err, &refused) && strings.HasPrefix(refused.Reply, "auth failed")
+}
+
+// laterGeneration is the user name after that of a refused login with which the password is let in, "" without one.
+func (s *session) laterGeneration(ctx context.Context, login host.Login) string {
+	for range furtherGenerations {
+		login.User = plan.NextUser(s.req.Pair.Auth.User, []plan.Secret{{User: login.User}})
+		if err := s.m.System.Login(ctx, login); err == nil {
+			return login.User
+		} else if !refusesPassword(err) {
+			return "" // nobody can tell now
+		}
+	}
+	return ""
+}
+
 // tryLogin logs in to the module before anything is changed, when this apply makes or changes how it is reached.
-// Other applies do not depend on the backup host: a pair can be paused while that is down.
-func (s *session) tryLogin(ctx context.Context, secret plan.Secret, known []byte, steps []plan.Step) error {
+// Other applies do not depend on the backup host: a pair can be paused while that is down. secret becomes the generation that
+// was let in.
+func (s *session) tryLogin(ctx context.Context, secret *plan.Secret, known []byte, steps []plan.Step) error {
 	p := s.req.Pair
 	old := s.reply.Pair
 	moved := old == nil || old.Backup.Address != p.Backup.Address || old.Backup.Port != p.Backup.Port || old.Backup.Module != p.Backup.Module ||
@@ -253,6 +282,12 @@ func (s *session) tryLogin(ctx context.Context, secret plan.Secret, known []byte
 		login.Shell = func(knownHosts string) []string { return p.RemoteShell(plan.SSHKeyFile(p.Name), knownHosts) }
 	}
 	err := s.m.System.Login(ctx, login)
+	given := s.req.Password != "" && s.req.SealedPassword == "" // by the user, and nobody tells of which generation it is
+	if given && refusesPassword(err) {
+		if user := s.laterGeneration(ctx, login); user != "" {
+			secret.User, secret.Key, err = user, "", nil // the key of another generation is not known here
+		}
+	}
 	var refused *host.LoginError
 	var shell *host.ShellError
 	switch {
@@ -268,8 +303,11 @@ func (s *session) tryLogin(ctx context.Context, secret plan.Secret, known []byte
 	case strings.HasPrefix(refused.Reply, "access denied"):
 		return stop("source.address", fmt.Sprintf("the backup host does not let the source host in: %s", refused.Reply),
 			"write the address that it names in source.address, and apply the backup role again")
-	case strings.HasPrefix(refused.Reply, "auth failed"):
-		return stop("secret", fmt.Sprintf("%s: the backup host refuses the password", at), "apply the backup role again and relay its sealed_password")
+	case refusesPassword(err) && given:
+		return stop("secret", fmt.Sprintf("%s: the backup host refuses the password", at),
+			"the password files of the two hosts differ, or the backup role was not applied with its own: apply that first, with the same password")
+	case refusesPassword(err):
+		return stop("secret", fmt.Sprintf("%s: the backup host refuses the password", at), "apply the backup role again and give what it prints as --sealed-password")
 	case strings.HasPrefix(refused.Reply, "Unknown module"):
 		// Our modules are not listed, and then the daemon says the same to an address that it does not let in.
 		from := ""

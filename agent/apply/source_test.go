@@ -106,7 +106,7 @@ func TestSealedTextThatIsNoPasswordIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: p, SealedPassword: base64.StdEncoding.EncodeToString(box)})
-		if len(reply.Problems) != 1 || reply.Problems[0].Path != "secret" || reply.Problems[0].Msg != "sealed_password: "+want {
+		if len(reply.Problems) != 1 || reply.Problems[0].Path != "secret" || reply.Problems[0].Msg != "--sealed-password: "+want {
 			t.Errorf("%s: %v", text, problems(reply))
 		}
 	}
