@@ -49,6 +49,7 @@ type doctor struct {
 	user     string
 	backend  string // of the agent that runs
 	right    bool   // the source directory is known to be the one that the pair was made for
+	stuck    bool   // apply would change nothing: plan found a problem
 	findings []finding
 	failed   bool
 }

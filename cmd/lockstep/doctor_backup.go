@@ -53,6 +53,7 @@ func (d *doctor) provisioned(ctx context.Context) {
 		reply = apply.Run(ctx, d.machine, apply.Command{Verb: plan.Plan, Role: plan.Backup, Version: version, Identity: identity, ByHand: true}, req)
 	}
 	well := len(reply.Problems) == 0
+	d.stuck = !well
 	for _, p := range reply.Problems {
 		d.tell("module", levelFail, p.Path+": "+p.Msg, p.Hint)
 	}
@@ -114,7 +115,11 @@ func (d *doctor) directory() bool {
 	info, err := os.Stat(d.pair.Backup.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.tell("directory", levelFail, d.pair.Backup.Path+" is missing: is its disk mounted?", "mount it; or lockstep apply --role backup makes an empty one")
+		do := "mount it"
+		if !d.stuck {
+			do += "; or lockstep apply --role backup makes an empty one"
+		}
+		d.tell("directory", levelFail, d.pair.Backup.Path+" is missing: is its disk mounted?", do)
 	case err != nil:
 		d.failure("directory", err, "")
 	case !info.IsDir():

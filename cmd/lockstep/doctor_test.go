@@ -296,6 +296,25 @@ func TestDoctorTellsWhatPlanWarnsOf(t *testing.T) {
 	}
 }
 
+// Where an apply would be refused, as that of a backup whose disk is not mounted, doctor does not advise it.
+func TestDoctorAdvisesNoApplyThatWouldBeRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := &doctor{json: true, machine: &host.Machine{Files: guarded{}, Units: guarded{}, System: guarded{}}}
+	d.files.definition, d.pair.Backup.Path = filepath.Join(dir, "data.yaml"), filepath.Join(dir, "gone")
+	write(t, d.files.definition, "name: data\nsource: {host: 192.0.2.1, path: /srv/data}\nbackup: {host: 192.0.2.2, path: "+dir+"/gone}\n", 0o644)
+	look := func(do string) {
+		t.Helper()
+		d.directory()
+		if f := d.findings[len(d.findings)-1]; f.Check != "directory" || f.Do != do {
+			t.Errorf("%+v, want to do %q; all: %+v", f, do, d.findings)
+		}
+	}
+	look("mount it; or lockstep apply --role backup makes an empty one")
+	d.provisioned(t.Context()) // there is no rsync on that host, for one
+	look("mount it")
+}
+
 // For people there is one line for each step, whatever a name holds.
 func TestDoctorPrintsOneLineForEachStep(t *testing.T) {
 	t.Parallel()
