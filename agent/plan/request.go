@@ -34,7 +34,11 @@ func ParseRequest(data []byte, verb Verb) (Request, pair.Problems) {
 	}
 	trimmed := bytes.TrimSpace(data)
 	if len(trimmed) == 0 {
-		return Request{}, pair.Problems{{Msg: "standard input is empty", Hint: "give a pair definition on standard input or with --definition"}}
+		hint := "give a pair definition on standard input or with --definition"
+		if verb == Read || verb == Destroy {
+			hint = "name the pair, as lockstep " + string(verb) + " --role ROLE NAME; or " + hint
+		}
+		return Request{}, pair.Problems{{Msg: "standard input is empty", Hint: hint}}
 	}
 	if trimmed[0] != '{' || json.Unmarshal(trimmed, &probe) == nil && probe.Protocol == nil {
 		p, problems := parsePair(data, verb)

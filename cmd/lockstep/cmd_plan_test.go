@@ -60,6 +60,8 @@ func TestHostCommandsRefuseWhatTheyCannotUnderstand(t *testing.T) {
 		{"", []string{"apply", "--definition", missing, "--role", "source", "--fingerprint", "x"}, exitUsage, []string{"--fingerprint is for the backup host"}},
 		{"", []string{"destroy", "--role", "source", "../etc"}, exitUsage, []string{`"../etc" is not a name`}},
 		{"", []string{"apply", "--role", "source"}, exitUsage, []string{"standard input is empty", "--definition"}},
+		{"", []string{"read", "--role", "source"}, exitUsage, []string{"standard input is empty", "name the pair, as lockstep read --role ROLE NAME; or"}},
+		{"", []string{"destroy", "--role", "source"}, exitUsage, []string{"standard input is empty", "lockstep destroy --role ROLE NAME"}},
 		{"", []string{"apply", "--role", "source", "--definition", missing}, exitFailure, []string{missing}},
 		{good + "nme: x\n", []string{"apply", "--role", "backup"}, exitUsage, []string{"nme", "name"}},
 		{strings.Replace(good, "/data", "data", 1) + "transfer: {parallel: 0}\n", []string{"plan", "--role", "backup"}, exitUsage, []string{"source.path", "transfer.parallel"}},
