@@ -25,6 +25,14 @@ func ParseDuration(s string) (Duration, error) {
 	return Duration(d), nil
 }
 
+// DurationHint is how to write what [ParseDuration] refuses.
+func DurationHint(s string) string {
+	if decimal.MatchString(s) && s != "0" && !strings.HasPrefix(s, "-") {
+		return "write " + s + "s if seconds are meant"
+	}
+	return "write it as 20ms, 5s or 24h"
+}
+
 // String renders the duration the way [Parse] reads it, without the zero units that package time adds.
 func (d Duration) String() string {
 	s := time.Duration(d).String()

@@ -444,11 +444,7 @@ func (d *decoder) duration(dst *Duration) func(*yaml.Node, string) {
 		}
 		v, err := ParseDuration(n.Value)
 		if err != nil {
-			hint := "write it as 20ms, 5s or 24h"
-			if decimal.MatchString(n.Value) && n.Value != "0" && !strings.HasPrefix(n.Value, "-") {
-				hint = "write " + n.Value + "s if seconds are meant"
-			}
-			d.add(n, path, err.Error(), hint)
+			d.add(n, path, err.Error(), DurationHint(n.Value))
 			return
 		}
 		*dst = v

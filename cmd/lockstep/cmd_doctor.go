@@ -61,7 +61,7 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 	f.StringVar(&d.files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
 	f.StringVar(&d.files.password, "password-file", "", "rsync password `file` (default "+secretsDir+"/NAME)")
 	f.StringVar(&d.rsync, "rsync", "", "rsync `binary` (default: the one in PATH)")
-	f.DurationVar(&d.timeout, "timeout", 10*time.Second, "a step that waits longer than this `time` has failed")
+	durationVar(f.FlagSet, &d.timeout, "timeout", 10*time.Second, "a step that waits longer than this `time` has failed")
 	name, err := f.parse(args)
 	if err != nil {
 		return err

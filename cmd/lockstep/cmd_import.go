@@ -47,9 +47,9 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 	flags.StringVar(&opts.Plugin, "plugin", "", "as sersync -m: this plugin alone, `command, socket, http or refreshCDN`, without replication")
 	compare := flags.Bool("compare", false, "print no definition: tell, beside the sersync that runs, what lockstep would do otherwise. It changes nothing on either host")
 	var with compareOptions
-	flags.DurationVar(&with.length, "for", 0, "with --compare: for how `long` (default until Ctrl-C)")
-	flags.DurationVar(&with.settle, "settle", time.Minute, "with --compare: how `long` sersync may take before a difference counts")
-	flags.DurationVar(&with.every, "every", 10*time.Second, "with --compare: the least `time` from one comparison to the next")
+	durationVar(flags, &with.length, "for", 0, "with --compare: for how `long` (default until Ctrl-C)")
+	durationVar(flags, &with.settle, "settle", time.Minute, "with --compare: how `long` sersync may take before a difference counts")
+	durationVar(flags, &with.every, "every", 10*time.Second, "with --compare: the least `time` from one comparison to the next")
 	flags.StringVar(&with.passwordFile, "password-file", "", "with --compare: the rsync password `FILE` (default: that of confxml.xml)")
 	flags.StringVar(&with.rsync, "rsync", "", "with --compare: rsync `binary` (default: the one in PATH)")
 	flags.BoolVar(&with.asJSON, "json", false, "with --compare: print the report as JSON")

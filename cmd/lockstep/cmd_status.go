@@ -21,13 +21,14 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	asJSON := f.Bool("json", false, "print JSON")
 	live := f.Bool("watch", false, "a live view, until interrupted")
 	plugin := f.Bool("nagios", false, "print one line for a monitor, and exit as its plugins do")
-	maxLag := f.Duration("max-lag", 5*time.Minute, "with --nagios: the lag from which on there is a warning; twice as much is critical")
+	var maxLag time.Duration
+	durationVar(f.FlagSet, &maxLag, "max-lag", 5*time.Minute, "with --nagios: the lag (a `time`) from which on there is a warning; twice as much is critical")
 	name, err := f.parse(args)
 	if err != nil {
 		return err
 	}
 	if *plugin && name == "" && f.runtimeDir == "" {
-		return nagios(ctx, std, agents(""), *maxLag)
+		return nagios(ctx, std, agents(""), maxLag)
 	}
 	if name == "" && f.runtimeDir == "" {
 		if *live {
@@ -40,7 +41,7 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	if *plugin {
-		return nagios(ctx, std, []*client{c}, *maxLag)
+		return nagios(ctx, std, []*client{c}, maxLag)
 	}
 	if *live {
 		return watchStatus(ctx, std, func() []*client { return []*client{c} })

@@ -14,12 +14,13 @@ import (
 // runWait is `lockstep wait`: it ends when everything that happened in the source before is on the backup.
 func runWait(ctx context.Context, std stdio, args []string) error {
 	f := newPairFlags(std, "wait", "[NAME] [--timeout 60s] [--runtime-dir DIR]")
-	timeout := f.Duration("timeout", time.Minute, "give up after this `time`")
+	var timeout time.Duration
+	durationVar(f.FlagSet, &timeout, "timeout", time.Minute, "give up after this `time`")
 	c, err := f.one(args)
 	if err != nil {
 		return err
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, *timeout)
+	waitCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var last *replicate.Status
 	err = c.stream(waitCtx, "/wait", func(u replicate.Update) error {
@@ -33,7 +34,7 @@ func runWait(ctx context.Context, std stdio, args []string) error {
 		if last != nil {
 			state = ": " + standing(last)
 		}
-		return &statusError{exitTimeout, fmt.Errorf("%s: not everything is on the backup after %v%s", c.who(), *timeout, state)}
+		return &statusError{exitTimeout, fmt.Errorf("%s: not everything is on the backup after %v%s", c.who(), timeout, state)}
 	}
 	return err
 }

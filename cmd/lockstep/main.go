@@ -13,6 +13,9 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
 )
 
 // version is set by the linker.
@@ -176,6 +179,29 @@ func newFlags(std stdio, more string, calls ...string) *flag.FlagSet {
 		fmt.Fprint(std.err, strings.ReplaceAll("\n"+list.String(), "\n  -", "\n  --")[1:])
 	}
 	return f
+}
+
+// duration is a flag for a time, which is written as in a definition; 0 needs no unit.
+type duration time.Duration
+
+func (d *duration) String() string { return pair.Duration(*d).String() }
+
+func (d *duration) Set(s string) error {
+	if s == "0" {
+		*d = 0
+		return nil
+	}
+	v, err := pair.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("%w\nhint: %s", err, pair.DurationHint(s))
+	}
+	*d = duration(v)
+	return nil
+}
+
+func durationVar(flags *flag.FlagSet, to *time.Duration, name string, preset time.Duration, usage string) {
+	*to = preset
+	flags.Var((*duration)(to), name, usage)
 }
 
 // parseMixed parses flags that may stand before, between and after the other arguments.
