@@ -363,10 +363,16 @@ func hostProblems() []problem {
 			h.Mkdir("/etc/lockstep/rsyncd.d")
 			h.Put("/etc/lockstep/rsyncd.d/own.conf", "[data]\npath = /own\n")
 		}, "backup.module", []string{"/etc/lockstep/rsyncd.d/own.conf"}},
+		{"module of the admin's in our daemon, to rsync", plan.Backup, data, func(h *hosttest.Host) {
+			h.Mkdir("/etc/lockstep")
+			h.Mkdir("/etc/lockstep/rsyncd.d")
+			h.Put("/etc/lockstep/rsyncd.d/own.conf", "[DA TA]\npath = /own\n")
+		}, "backup.module", []string{"/etc/lockstep/rsyncd.d/own.conf"}},
 		{"directory of another pair", plan.Backup, from("path: /backup/data", "path: /backup/mail"), mail, "backup.path", []string{`pair "mail"`, "/backup/mail"}},
 		{"directory inside another pair's", plan.Backup, from("path: /backup/data", "path: /backup/mail/x"), mail, "backup.path", []string{`pair "mail"`}},
 		{"directory around another pair's", plan.Backup, from("path: /backup/data", "path: /backup"), mail, "backup.path", []string{`pair "mail"`}},
 		{"module of another pair", plan.Backup, from("module: data", "module: mail"), mail, "backup.module", []string{`pair "mail"`}},
+		{"module of another pair, to rsync", plan.Backup, from("module: data", "module: Ma il"), mail, "backup.module", []string{`module "mail" belongs to pair "mail"`}},
 		{"port of another pair differs", plan.Backup, from("port: 8730", "port: 9999"), mail, "backup.port", []string{`port 8730, for pair "mail"`}},
 		{"backup inside another pair's source", plan.Backup, from("path: /backup/data", "path: /srv/mail/backup"), mail, "backup.path", []string{`source directory of pair "mail"`}},
 		{"source around another pair's backup", plan.Source, around, func(h *hosttest.Host) { mail(h); h.Mkdir("/backup") }, "source.path", []string{`backup directory of pair "mail"`}},

@@ -505,6 +505,7 @@ func TestValidateBuiltDefinition(t *testing.T) {
 		{"name", func(p *Pair) { p.Name = "" }},
 		{"backup.module", func(p *Pair) { p.Backup.Module = "" }},
 		{"backup.module", func(p *Pair) { p.Name = "global"; p.Backup.Module = "global" }},
+		{"backup.module", func(p *Pair) { p.Backup.Module = "Glo bal" }},
 		{"backup.module", func(p *Pair) { p.Backup.Module = "a]b" }},
 		{"backup.module", func(p *Pair) { p.Backup.Module = "a\nb" }},
 		{"source.host", func(p *Pair) { p.Source.Host = "-oProxyCommand=x" }},

@@ -241,7 +241,7 @@ func (v *validator) backup(p Pair) {
 	}
 	switch m := p.Backup.Module; {
 	case m == "" && p.Name == "": // told already
-	case strings.EqualFold(m, "global"):
+	case strings.EqualFold(strings.ReplaceAll(m, " ", ""), "global"): // rsync reads past case and white space
 		v.add("backup.module", `"`+m+`" is the head of rsyncd.conf, not a module`, "write another name, as in "+cmp.Or(p.Name, "data")+"-data")
 	case m == p.Name: // refused or accepted as the name
 	case !moduleRule.MatchString(m), strings.HasSuffix(m, " "), strings.Contains(m, "  "), len(m) > 255, !utf8.ValidString(m):

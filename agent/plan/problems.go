@@ -201,7 +201,7 @@ func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
 		case within(e.Path, p.Backup.Path) || within(p.Backup.Path, e.Path):
 			ps.add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", p.Backup.Path, e.Module, e.File, e.Path),
 				"remove that module, or choose another directory")
-		case strings.HasPrefix(e.File, RsyncdDir+"/") && e.Module == p.Backup.Module && !BySSH(p):
+		case strings.HasPrefix(e.File, RsyncdDir+"/") && rsyncd.SameModule(e.Module, p.Backup.Module) && !BySSH(p):
 			ps.add("backup.module", fmt.Sprintf("module %q is in %s already, which lockstep did not write", e.Module, e.File), "choose another name in backup.module")
 		}
 	}
@@ -258,8 +258,8 @@ func neighbourProblems(p pair.Pair, t Tenant) []pair.Problem {
 			ps.add("backup.path", fmt.Sprintf("%s is exported already: pair %q has its backup in %s", p.Backup.Path, other.Name, other.Backup.Path),
 				"choose a directory that neither holds the other nor is in it")
 		}
-		if other.Backup.Module == p.Backup.Module {
-			ps.add("backup.module", fmt.Sprintf("module %q belongs to pair %q on this host", p.Backup.Module, other.Name), "choose another name in backup.module")
+		if rsyncd.SameModule(other.Backup.Module, p.Backup.Module) {
+			ps.add("backup.module", fmt.Sprintf("module %q belongs to pair %q on this host", other.Backup.Module, other.Name), "choose another name in backup.module")
 		}
 		if other.Backup.Port != p.Backup.Port && !BySSH(p) && !BySSH(other) {
 			ps.add("backup.port", fmt.Sprintf("the daemon of this host listens on port %d, for pair %q; it can listen on one port only", other.Backup.Port, other.Name),

@@ -52,6 +52,8 @@ func TestParseFindsTheModulesThatTheDaemonServes(t *testing.T) {
 		"[ two  words ] trailing" + a,
 		"[c]]\nnonsense" + a,
 		"[GLOBAL]\nport = 3" + a,
+		"[glo bal]\nport = 3" + a,
+		"[Data]\npath = /x\n[da ta]\nread only = no" + a + "[DATA]\npath = /y\n",
 		"; comment \\" + a,
 		"&include" + a,
 		"&include " + included + a,

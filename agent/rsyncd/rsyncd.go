@@ -79,6 +79,7 @@ const (
 func Parse(data []byte) (*File, error) {
 	var text bytes.Buffer
 	var includes []Include
+	var names []string
 	for n, line := range logicalLines(data) {
 		line = strings.Trim(line, asciiSpace)
 		switch {
@@ -90,6 +91,12 @@ func Parse(data []byte) (*File, error) {
 			name = strings.Join(strings.FieldsFunc(name, isASCIISpace), " ")
 			if !ok || name == "" {
 				return nil, fmt.Errorf("line %d: module name without its brackets: %q", n+1, line)
+			}
+			// To ini.v1, other letters are another section.
+			if i := slices.IndexFunc(names, func(other string) bool { return SameModule(other, name) }); i >= 0 {
+				name = names[i]
+			} else {
+				names = append(names, name)
 			}
 			fmt.Fprintf(&text, "[%s%s]\n", sectionMark, name)
 		case line[0] == '&':
@@ -126,7 +133,7 @@ func Parse(data []byte) (*File, error) {
 		switch {
 		case !isModule:
 			f.Global = append(f.Global, params...)
-		case strings.EqualFold(name, "global"):
+		case SameModule(name, globalSection):
 			// rsyncd.conf(5): [global] goes on with the global parameters; the last value counts.
 			for _, p := range params {
 				f.Global = slices.DeleteFunc(f.Global, func(q Param) bool { return q.Name == p.Name })
@@ -167,15 +174,13 @@ func Render(f *File) ([]byte, error) {
 		out = append(out, word+inc.Path+"\n"...)
 	}
 	modules := ini.Empty(iniOptions)
-	seen := map[string]bool{}
-	for _, m := range f.Modules {
+	for i, m := range f.Modules {
 		if err := CheckModuleName(m.Name); err != nil {
 			return nil, err
 		}
-		if seen[m.Name] {
+		if slices.ContainsFunc(f.Modules[:i], func(other Module) bool { return SameModule(other.Name, m.Name) }) {
 			return nil, fmt.Errorf("module %q: named twice", m.Name)
 		}
-		seen[m.Name] = true
 		section, err := modules.NewSection(m.Name)
 		if err != nil {
 			return nil, fmt.Errorf("module %q: %w", m.Name, err)
@@ -231,12 +236,21 @@ var (
 	variable   = regexp.MustCompile(`%[A-Za-z0-9_]+%`)
 )
 
+// globalSection goes on with the parameters before the first module.
+const globalSection = "global"
+
+// SameModule is whether the daemon takes two names for one section: case and white space do not count to it
+// (strwiEQ in loadparm.c), and what the later section sets replaces what the earlier has set.
+func SameModule(a, b string) bool { return strings.EqualFold(withoutSpace(a), withoutSpace(b)) }
+
+func withoutSpace(s string) string { return strings.Join(strings.Fields(s), "") }
+
 // CheckModuleName says why a module cannot have this name.
 func CheckModuleName(name string) error {
 	switch {
 	case !moduleName.MatchString(name), name != strings.Join(strings.Fields(name), " "):
 		return fmt.Errorf("module name %q: a name has letters, digits, dots, - and _", name)
-	case strings.EqualFold(name, "global"), strings.EqualFold(name, ini.DefaultSection):
+	case SameModule(name, globalSection), strings.EqualFold(name, ini.DefaultSection):
 		return fmt.Errorf("module name %q is reserved", name)
 	}
 	return nil

@@ -69,7 +69,7 @@ func TestRenderRefusesWhatTheFormatCannotHold(t *testing.T) {
 			t.Errorf("%q was rendered: %q", value, out)
 		}
 	}
-	for _, name := range []string{"", "global", "Default", "a]b", " a", "a  b", "-a", "a\nb", "a/b", "a`"} {
+	for _, name := range []string{"", "global", "Glo bal", "Default", "a]b", " a", "a  b", "-a", "a\nb", "a/b", "a`"} {
 		if _, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{{Name: name}}}); err == nil {
 			t.Errorf("module %q was rendered", name)
 		}
@@ -77,6 +77,11 @@ func TestRenderRefusesWhatTheFormatCannotHold(t *testing.T) {
 	twice := rsyncd.Module{Name: "m", Params: []rsyncd.Param{{Name: "path", Value: "/a"}, {Name: "path", Value: "/b"}}}
 	if _, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{twice}}); err == nil {
 		t.Error("a parameter was rendered twice")
+	}
+	for _, other := range []string{"Data", "da ta"} {
+		if out, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{{Name: "data"}, {Name: other}}}); err == nil {
+			t.Errorf("one module was rendered under two names: %q", out)
+		}
 	}
 	for _, path := range []string{"/a/%RSYNC_PID%/b", "/a/./b"} {
 		if rsyncd.CheckPath(path) == nil {
