@@ -325,6 +325,15 @@ func hostProblems() []problem {
 	none := func(*hosttest.Host) {}
 	around := dataPair()
 	around.Source.Path, around.Backup.Path = "/backup", "/vault"
+	lead := around
+	lead.Source.Path = "/lnk"
+	linked := func(before func(*hosttest.Host), from, to string) func(*hosttest.Host) {
+		return func(h *hosttest.Host) {
+			h.Mkdir(to)
+			h.Links[from] = to
+			before(h)
+		}
+	}
 	listens := func(l host.Listener) func(*hosttest.Host) {
 		return func(h *hosttest.Host) { h.Listeners[8730] = l }
 	}
@@ -376,6 +385,25 @@ func hostProblems() []problem {
 		{"port of another pair differs", plan.Backup, from("port: 8730", "port: 9999"), mail, "backup.port", []string{`port 8730, for pair "mail"`}},
 		{"backup inside another pair's source", plan.Backup, from("path: /backup/data", "path: /srv/mail/backup"), mail, "backup.path", []string{`source directory of pair "mail"`}},
 		{"source around another pair's backup", plan.Source, around, func(h *hosttest.Host) { mail(h); h.Mkdir("/backup") }, "source.path", []string{`backup directory of pair "mail"`}},
+		{"directory of another pair, by a link", plan.Backup, from("path: /backup/data", "path: /b2/mail"), linked(mail, "/b2", "/backup"), "backup.path",
+			[]string{"/b2/mail (which leads to /backup/mail) is exported already", `pair "mail" has its backup in /backup/mail`}},
+		{"directory of another pair, which has it by a link", plan.Backup, from("path: /backup/data", "path: /vault/mail"), linked(mail, "/backup", "/vault"), "backup.path",
+			[]string{"/vault/mail is exported already", "/backup/mail (which leads to /vault/mail)"}},
+		{"backup inside of its own source, by a link", plan.Backup, from("path: /backup/data", "path: /lnk/data/copy"), linked(none, "/lnk", "/srv"), "backup.path",
+			[]string{"/lnk/data/copy (which leads to /srv/data/copy) and /srv/data are on the same host"}},
+		{"backup inside another pair's source, by a link", plan.Backup, from("path: /backup/data", "path: /lnk/mail/backup"), linked(mail, "/lnk", "/srv"), "backup.path", []string{`source directory of pair "mail", /srv/mail`}},
+		{"source around another pair's backup, by a link", plan.Source, lead, func(h *hosttest.Host) { mail(h); h.Mkdir("/backup"); h.Links["/lnk"] = "/backup" }, "source.path",
+			[]string{`/lnk (which leads to /backup) holds the backup directory of pair "mail"`}},
+		{"backup in the system, by a link", plan.Backup, from("path: /backup/data", "path: /v/lib"), linked(none, "/v", "/var"), "backup.path",
+			[]string{"/v/lib leads to /var/lib", "belongs to the backup host's own system"}},
+		{"path exported by a link to rsyncd.conf", plan.Backup, data, func(h *hosttest.Host) {
+			h.Mkdir("/etc/rsync")
+			h.Put("/etc/rsync/rsyncd.conf", "[old]\npath = /b2\n")
+			h.Links["/etc/rsyncd.conf"], h.Links["/b2"] = "/etc/rsync/rsyncd.conf", "/backup"
+		}, "backup.path", []string{`module "old" in /etc/rsyncd.conf has path /b2 (which leads to /backup)`}},
+		{"rsyncd.conf that cannot be read", plan.Backup, data, func(h *hosttest.Host) {
+			h.ReadError = map[string]error{"/etc/rsyncd.conf": errors.New("/etc/rsyncd.conf: input/output error")}
+		}, "backup.path", []string{"it cannot be told whether /backup/data is exported already: /etc/rsyncd.conf: input/output error"}},
 		{"backup is a symbolic link", plan.Backup, data, func(h *hosttest.Host) {
 			h.Dirs = map[string]host.Dir{"/backup/data": {Exists: true, IsDir: true, Symlink: true}}
 		}, "backup.path", []string{"symbolic link"}},

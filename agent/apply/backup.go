@@ -34,11 +34,13 @@ func (s *session) backup(ctx context.Context) error {
 		return err
 	}
 	s.reply.Warnings = plan.BackupWarnings(p, s.facts)
-	s.facts.Tenants, s.facts.Exports = s.tenants(), s.exports()
+	exports, unread := s.exports()
+	s.facts.Tenants, s.facts.Exports = s.tenants(), exports
+	s.follow()
 	if err := s.foreignListener(ctx); err != nil {
 		return err
 	}
-	problems := plan.BackupProblems(p, s.facts)
+	problems := append(plan.BackupProblems(p, s.facts), unread...)
 	inputs := plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses}
 	var hostKeys []string
 	if bySSH {

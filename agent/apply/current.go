@@ -230,10 +230,9 @@ func (s *session) tenants() []plan.Tenant {
 // systemRsyncd is the configuration of the distribution's own daemon.
 const systemRsyncd = "/etc/rsyncd.conf"
 
-// exports lists the modules that lockstep does not serve itself. A file that cannot be read or parsed has
-// none: it is the admin's, and no reason to stop.
-func (s *session) exports() []plan.Export {
-	var exports []plan.Export
+// exports lists the modules that lockstep does not serve itself. A file that cannot be parsed has none, neither for
+// its daemon. One that cannot be read may have any.
+func (s *session) exports() (exports []plan.Export, unread []plan.Problem) {
 	seen := map[string]bool{}
 	var read func(file string, depth int)
 	read = func(file string, depth int) {
@@ -241,8 +240,17 @@ func (s *session) exports() []plan.Export {
 			return
 		}
 		seen[file] = true
-		f, err := s.m.Files.Read(file)
-		if err != nil || f.Dir {
+		real := s.m.Files.Real(file) // the daemon follows links
+		if real == "/dev/null" {
+			return
+		}
+		f, err := s.m.Files.Read(real)
+		if errors.Is(err, fs.ErrNotExist) || f.Dir {
+			return
+		}
+		if err != nil {
+			unread = append(unread, plan.Problem{Path: "backup.path", Msg: fmt.Sprintf("it cannot be told whether %s is exported already: %v", s.req.Pair.Backup.Path, err),
+				Hint: "mend " + file + ", or move it away"})
 			return
 		}
 		conf, err := rsyncd.Parse(f.Data)
@@ -274,17 +282,36 @@ func (s *session) exports() []plan.Export {
 	read(systemRsyncd, 0)
 	names, err := s.m.Files.List(plan.RsyncdDir)
 	if err != nil {
-		return exports
+		return exports, unread
 	}
 	for _, name := range names {
 		file := path.Join(plan.RsyncdDir, name)
-		if f, err := s.m.Files.Read(file); err == nil && strings.HasSuffix(name, ".conf") && !plan.HasHeader(f.Data) {
+		if f, _ := s.m.Files.Read(s.m.Files.Real(file)); strings.HasSuffix(name, ".conf") && !plan.HasHeader(f.Data) {
 			if _, ours := s.rec.Files[file]; !ours {
 				read(file, 0)
 			}
 		}
 	}
-	return exports
+	return exports, unread
+}
+
+// follow finds out where the paths lead that must not meet.
+func (s *session) follow() {
+	s.facts.Real = map[string]string{}
+	follow := func(paths ...string) {
+		for _, p := range paths {
+			if p != "" {
+				s.facts.Real[p] = s.m.Files.Real(p)
+			}
+		}
+	}
+	follow(s.req.Pair.Source.Path, s.req.Pair.Backup.Path)
+	for _, t := range s.facts.Tenants {
+		follow(t.Pair.Source.Path, t.Pair.Backup.Path)
+	}
+	for _, e := range s.facts.Exports {
+		follow(e.Path)
+	}
 }
 
 // number is the value of a setting in a file of ours, as the file is on disk; 0 without one.

@@ -30,6 +30,7 @@ func (s *session) source(ctx context.Context) error {
 		return err
 	}
 	s.facts.Tenants = s.tenants()
+	s.follow()
 	problems := append(plan.SourceProblems(p, s.facts), s.otherSource()...)
 	if p.Watch.Backend == "fanotify" && !fanotify && s.facts.Dirs[p.Source.Path].IsDir {
 		problems = append(problems, plan.Problem{Path: "watch.backend", Msg: "fanotify cannot watch the filesystem of " + p.Source.Path + " on this host",

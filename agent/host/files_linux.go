@@ -164,6 +164,17 @@ func (files) List(path string) ([]string, error) {
 	return names, err
 }
 
+func (files) Real(path string) string {
+	rest := ""
+	for p := path; p != "/"; p = filepath.Dir(p) {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			return filepath.Join(real, rest)
+		}
+		rest = filepath.Join(filepath.Base(p), rest)
+	}
+	return path
+}
+
 func ids(owner, group string) (uid, gid int, err error) {
 	if uid, err = userID(owner); err != nil {
 		return 0, 0, err

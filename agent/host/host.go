@@ -45,6 +45,8 @@ type Files interface {
 	RemoveAll(path string) error
 	// List returns the sorted names in a directory.
 	List(path string) ([]string, error)
+	// Real is where path leads when links are followed, as far as it exists.
+	Real(path string) string
 }
 
 // ErrNotEmpty is wrapped when a directory is not removed because of what is in it.

@@ -98,6 +98,24 @@ func TestReadFollowsNoLinkAndOpensNoPipe(t *testing.T) {
 	}
 }
 
+func TestRealFollowsLinksAsFarAsThePathExists(t *testing.T) {
+	t.Parallel()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsynctest.MakeTree(t, dir, rsynctest.Dir{"a": rsynctest.Dir{"b": rsynctest.Dir{}}, "link": rsynctest.Link("a"), "far": rsynctest.Link("link/b"),
+		"dangling": rsynctest.Link("none"), "loop": rsynctest.Link("loop")})
+	for p, want := range map[string]string{"a/b": "a/b", "link": "a", "link/b/c/d": "a/b/c/d", "far/x": "a/b/x", "dangling/x": "dangling/x", "loop/x": "loop/x", "none": "none"} {
+		if got := (files{}).Real(filepath.Join(dir, p)); got != filepath.Join(dir, want) {
+			t.Errorf("%s leads to %s", p, got)
+		}
+	}
+	if got := (files{}).Real("/"); got != "/" {
+		t.Errorf("/ leads to %s", got)
+	}
+}
+
 func TestRemoveKeepsAFullDirectory(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "d")

@@ -29,6 +29,9 @@ type Pair struct {
 	Paused    bool     `json:"paused"`
 }
 
+// OneHost is whether the definition itself says that one host is both ends.
+func (p Pair) OneHost() bool { return sameHost(p) }
+
 // Source is the directory that is watched, and its host.
 type Source struct {
 	Host    string `json:"host"`    // how Terraform or Ansible reach it

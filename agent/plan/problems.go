@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,8 +28,9 @@ type Facts struct {
 	SSH       string // where the ssh client is
 	SSHD      *SSHD  // of a backup host with transport ssh
 	Dirs      map[string]Dir
-	SELinux   *SELinux  // nil = does not enforce
-	Firewall  *Firewall // nil = none is seen in the way
+	Real      map[string]string // where paths lead, ours and those of Tenants and Exports; a missing one leads nowhere else
+	SELinux   *SELinux          // nil = does not enforce
+	Firewall  *Firewall         // nil = none is seen in the way
 }
 
 // Tenant is a pair that a host has, and the roles that the host plays for it.
@@ -47,6 +49,23 @@ type Listener struct {
 	PID           int
 	Command, Unit string
 }
+
+// real is the directory that a path leads to: by name alone, two paths to one directory look like two.
+func (f Facts) real(path string) string { return cmp.Or(f.Real[path], path) }
+
+// shown is a path as it was written, and where it leads.
+func (f Facts) shown(path string) string {
+	if real := f.real(path); real != path {
+		return path + " (which leads to " + real + ")"
+	}
+	return path
+}
+
+// within is whether one path leads to where the other does or below it.
+func (f Facts) within(path, dir string) bool { return within(f.real(path), f.real(dir)) }
+
+// meet is within, either way.
+func (f Facts) meet(a, b string) bool { return f.within(a, b) || f.within(b, a) }
 
 // Dir is a directory of the definition, as found.
 type Dir struct {
@@ -150,8 +169,8 @@ func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 		ps.add("login", "ssh is not installed", "install openssh-client, or write transport: daemon")
 	}
 	for _, t := range f.Tenants {
-		if t.Pair.Name != p.Name && t.has(Backup) && t.Pair.Backup.Path != p.Source.Path && within(t.Pair.Backup.Path, p.Source.Path) {
-			ps.add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", p.Source.Path, t.Pair.Name, t.Pair.Backup.Path),
+		if dir := t.Pair.Backup.Path; t.Pair.Name != p.Name && t.has(Backup) && f.real(dir) != f.real(p.Source.Path) && f.within(dir, p.Source.Path) {
+			ps.add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", f.shown(p.Source.Path), t.Pair.Name, f.shown(dir)),
 				"choose a source directory without it")
 		}
 	}
@@ -160,14 +179,13 @@ func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 
 // overlap refuses a pair whose two directories are one inside the other on this host.
 func overlap(p pair.Pair, f Facts) []pair.Problem {
-	for _, t := range f.Tenants {
-		// Only when this host plays both roles are both paths on it.
-		if t.Pair.Name == p.Name && t.has(Source) && t.has(Backup) && (within(p.Source.Path, p.Backup.Path) || within(p.Backup.Path, p.Source.Path)) {
-			return []pair.Problem{{Path: "backup.path", Msg: fmt.Sprintf("%s and %s are on the same host and one holds the other", p.Backup.Path, p.Source.Path),
-				Hint: "choose directories that do not overlap"}}
-		}
+	// Only when this host plays both roles are both paths on it.
+	both := p.OneHost() || slices.ContainsFunc(f.Tenants, func(t Tenant) bool { return t.Pair.Name == p.Name && t.has(Source) && t.has(Backup) })
+	if !both || !f.meet(p.Source.Path, p.Backup.Path) {
+		return nil
 	}
-	return nil
+	return []pair.Problem{{Path: "backup.path", Msg: fmt.Sprintf("%s and %s are on the same host and one holds the other", f.shown(p.Backup.Path), f.shown(p.Source.Path)),
+		Hint: "choose directories that do not overlap"}}
 }
 
 // BackupProblems lists why a host cannot be the backup host of p.
@@ -191,15 +209,24 @@ func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
 			"write the source host's IP address in source.address")
 	}
 	ps = append(ps, directoryProblems(p, f.Dirs[p.Backup.Path])...)
+	if real := f.real(p.Backup.Path); real != p.Backup.Path {
+		there := p
+		there.Source.Path, there.Backup.Path = "", real // the source is overlap's
+		for _, problem := range there.Validate() {
+			if problem.Path == "backup.path" {
+				ps.add(problem.Path, fmt.Sprintf("%s leads to %s: %s", p.Backup.Path, real, problem.Msg), problem.Hint)
+			}
+		}
+	}
 	for _, t := range f.Tenants {
 		if t.Pair.Name != p.Name {
-			ps = append(ps, neighbourProblems(p, t)...)
+			ps = append(ps, neighbourProblems(p, t, f)...)
 		}
 	}
 	for _, e := range f.Exports {
 		switch {
-		case within(e.Path, p.Backup.Path) || within(p.Backup.Path, e.Path):
-			ps.add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", p.Backup.Path, e.Module, e.File, e.Path),
+		case f.meet(e.Path, p.Backup.Path):
+			ps.add("backup.path", fmt.Sprintf("%s is exported already: module %q in %s has path %s", f.shown(p.Backup.Path), e.Module, e.File, f.shown(e.Path)),
 				"remove that module, or choose another directory")
 		case strings.HasPrefix(e.File, RsyncdDir+"/") && rsyncd.SameModule(e.Module, p.Backup.Module) && !BySSH(p):
 			ps.add("backup.module", fmt.Sprintf("module %q is in %s already, which lockstep did not write", e.Module, e.File), "choose another name in backup.module")
@@ -250,12 +277,12 @@ func directoryProblems(p pair.Pair, d Dir) []pair.Problem {
 }
 
 // neighbourProblems lists what p and another pair on the same backup host cannot share.
-func neighbourProblems(p pair.Pair, t Tenant) []pair.Problem {
+func neighbourProblems(p pair.Pair, t Tenant, f Facts) []pair.Problem {
 	var ps problems
 	other := t.Pair
 	if t.has(Backup) {
-		if within(p.Backup.Path, other.Backup.Path) || within(other.Backup.Path, p.Backup.Path) {
-			ps.add("backup.path", fmt.Sprintf("%s is exported already: pair %q has its backup in %s", p.Backup.Path, other.Name, other.Backup.Path),
+		if f.meet(p.Backup.Path, other.Backup.Path) {
+			ps.add("backup.path", fmt.Sprintf("%s is exported already: pair %q has its backup in %s", f.shown(p.Backup.Path), other.Name, f.shown(other.Backup.Path)),
 				"choose a directory that neither holds the other nor is in it")
 		}
 		if rsyncd.SameModule(other.Backup.Module, p.Backup.Module) {
@@ -266,8 +293,8 @@ func neighbourProblems(p pair.Pair, t Tenant) []pair.Problem {
 				fmt.Sprintf("write backup.port = %d, or destroy the other pair on this host first", other.Backup.Port))
 		}
 	}
-	if t.has(Source) && p.Backup.Path != other.Source.Path && within(p.Backup.Path, other.Source.Path) {
-		ps.add("backup.path", fmt.Sprintf("%s is in the source directory of pair %q, %s, and would be replicated with it", p.Backup.Path, other.Name, other.Source.Path),
+	if t.has(Source) && f.real(p.Backup.Path) != f.real(other.Source.Path) && f.within(p.Backup.Path, other.Source.Path) {
+		ps.add("backup.path", fmt.Sprintf("%s is in the source directory of pair %q, %s, and would be replicated with it", f.shown(p.Backup.Path), other.Name, f.shown(other.Source.Path)),
 			"choose a directory outside of it")
 	}
 	return ps

@@ -269,6 +269,8 @@ func (guarded) Read(path string) (host.File, error) {
 func (guarded) List(path string) ([]string, error) {
 	return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 }
+func (guarded) Real(path string) string { return path }
+
 func (guarded) Unit(context.Context, string) (host.Unit, error) { return host.Unit{}, nil }
 func (guarded) Inspect(_ context.Context, q host.Query) (host.Facts, error) {
 	f := host.Facts{Root: true, Systemd: true, Addresses: map[string][]string{"192.0.2.1": {"192.0.2.1"}}}

@@ -32,6 +32,7 @@ type Host struct {
 	Names     map[string][]string   // name server; addresses stand for themselves
 	Facts     host.Facts            // what Inspect answers about the rest
 	Count     int                   // directories in the source tree
+	Links     map[string]string     // symbolic links to directories and files
 	Dirs      map[string]host.Dir   // what Inspect answers about a directory, where the files do not tell
 
 	// Peer is the host that Login reaches; nil is this one.
@@ -39,6 +40,8 @@ type Host struct {
 
 	// StartError, if set, is why a unit does not start.
 	StartError func(unit string) error
+	// ReadError has the files that cannot be read, and why.
+	ReadError map[string]error
 	// Before and After, if set, are called around every change with what it is. An error from Before is the
 	// change's own. Either may panic in place of a kill.
 	Before func(what string) error
@@ -60,6 +63,7 @@ func New() *Host {
 		Groups:    map[string]int{"root": 0, "backup": 34},
 		Sysctls:   map[string]string{"fs.inotify.max_user_watches": "65536"},
 		Listeners: map[int]host.Listener{},
+		Links:     map[string]string{},
 		Names:     map[string][]string{"nfs01": {"172.16.1.31"}},
 		Facts: host.Facts{
 			Root: true, Systemd: true, Executable: "/usr/bin/lockstep", Digest: "1",
@@ -160,7 +164,29 @@ func (h *Host) change(what string, do func() error) error {
 
 type files Host
 
+// Real follows links for ever, if they lead in a circle.
+func (f *files) Real(p string) string {
+	if p == "/" {
+		return p
+	}
+	p = path.Join(f.Real(path.Dir(p)), path.Base(p))
+	if target, ok := f.Links[p]; ok {
+		return f.Real(target)
+	}
+	return p
+}
+
+// parent follows the links above p.
+func (f *files) parent(p string) string { return path.Join(f.Real(path.Dir(p)), path.Base(p)) }
+
 func (f *files) Read(p string) (host.File, error) {
+	p = f.parent(p)
+	if f.Links[p] != "" {
+		return host.File{}, fmt.Errorf("%s is a symbolic link: %w", p, host.ErrNotOwned)
+	}
+	if err := f.ReadError[p]; err != nil {
+		return host.File{}, err
+	}
 	file, ok := f.Files[p]
 	if !ok {
 		return host.File{}, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
@@ -171,6 +197,7 @@ func (f *files) Read(p string) (host.File, error) {
 
 func (f *files) Write(p string, file host.File) error {
 	return (*Host)(f).change("write "+p, func() error {
+		p = f.parent(p)
 		if parent, ok := f.Files[path.Dir(p)]; !ok || !parent.Dir {
 			return &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
 		}
@@ -185,6 +212,7 @@ func (f *files) Write(p string, file host.File) error {
 
 func (f *files) Remove(p string) error {
 	return (*Host)(f).change("remove "+p, func() error {
+		p = f.parent(p)
 		file, ok := f.Files[p]
 		if !ok {
 			return &fs.PathError{Op: "remove", Path: p, Err: fs.ErrNotExist}
@@ -208,6 +236,7 @@ func (f *files) RemoveAll(p string) error {
 }
 
 func (f *files) List(p string) ([]string, error) {
+	p = f.Real(p)
 	if dir, ok := f.Files[p]; !ok || !dir.Dir {
 		return nil, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
 	}
@@ -270,8 +299,8 @@ func (s *system) Inspect(ctx context.Context, q host.Query) (host.Facts, error) 
 		f.Listener = &host.Listener{PID: h.unit("lockstep-rsyncd.service").pid, Command: "rsync", Unit: "lockstep-rsyncd.service"}
 	}
 	for _, p := range q.Dirs {
-		file, ok := h.Files[p]
-		f.Dirs[p] = host.Dir{Exists: ok, IsDir: file.Dir, FS: "fs1"}
+		file, ok := h.Files[(*files)(h).Real(p)]
+		f.Dirs[p] = host.Dir{Exists: ok, IsDir: file.Dir, Symlink: h.Links[p] != "", FS: "fs1"}
 		if d, ok := h.Dirs[p]; ok {
 			f.Dirs[p] = d
 		}
