@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -132,14 +133,22 @@ func (s *session) run(ctx context.Context) error {
 		}
 	}
 	_, s.reply.Exists = s.rec.Pairs[s.req.Pair.Name][s.role]
-	if stored, ok := s.stored(s.req.Pair.Name); ok && s.reply.Exists {
-		s.reply.Pair = &stored
-		if s.req.Pair.Source.Path == "" { // given by name only
-			s.req.Pair = stored
+	byName := s.req.Pair.Source.Path == ""
+	if s.reply.Exists {
+		stored, err := s.stored(s.req.Pair.Name)
+		switch {
+		case err == nil:
+			s.reply.Pair = &stored
+			if byName {
+				s.req.Pair, byName = stored, false
+			}
+		case byName:
+			first, _, _ := strings.Cut(err.Error(), "\n")
+			s.differs("definition", plan.DefinitionFile(s.req.Pair.Name)+": "+first)
 		}
 	}
-	if s.req.Pair.Source.Path == "" {
-		return nil // nothing is there and nothing to compare with
+	if byName {
+		return nil // nothing to compare with
 	}
 	if s.req.Pair.HooksOnly() && s.role == plan.Backup {
 		return stop("transport", "a pair with transport none has no backup host", "apply it on its source host alone: lockstep apply --role source --definition FILE")
@@ -151,13 +160,16 @@ func (s *session) run(ctx context.Context) error {
 }
 
 // stored reads the definition that is kept on this host.
-func (s *session) stored(name string) (plan.Definition, bool) {
+func (s *session) stored(name string) (plan.Definition, error) {
 	f, err := s.m.Files.Read(plan.DefinitionFile(name))
-	if err != nil || f.Dir {
-		return plan.Definition{}, false
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return plan.Definition{}, at.Err // the path is told by who asks
 	}
-	p, err := plan.ParseDefinition(f.Data)
-	return p, err == nil
+	if err != nil {
+		return plan.Definition{}, err
+	}
+	return plan.ParseDefinition(f.Data)
 }
 
 // tell fills the reply of a plan. For read, a problem is something that differs.

@@ -731,6 +731,52 @@ func TestReadByNameIsEnoughToImport(t *testing.T) {
 	}
 }
 
+// What the guards need is in the record, too: a slip of the hand in one definition must not let another pair take its directory.
+func TestAPairWhoseDefinitionCannotBeReadIsStillThere(t *testing.T) {
+	t.Parallel()
+	for name, hurt := range map[string]func(*hosttest.Host){
+		"broken": func(h *hosttest.Host) {
+			h.Edit(plan.DefinitionFile("mail"), replace("max_files: 1000", "max_files: many"))
+		},
+		"gone": func(h *hosttest.Host) { h.Remove(plan.DefinitionFile("mail")) },
+	} {
+		h, m := one()
+		h.Mkdir("/backup")
+		mustExchange(t, m, plan.Request{Pair: definition("mail")})
+		hurt(h)
+		in, around := dataPair(), dataPair()
+		in.Backup.Path, in.Backup.Module, in.Backup.Port = "/backup/mail", "mail", 8731
+		around.Source.Path, around.Backup.Path = "/backup", "/vault"
+		for _, tt := range []struct {
+			role plan.Role
+			pair plan.Definition
+			want string
+		}{{plan.Backup, in, "backup.path backup.module backup.port"}, {plan.Source, around, "source.path"}} {
+			var paths []string
+			for _, problem := range run(m.source, plan.Plan, tt.role, plan.Request{Pair: tt.pair}).Problems {
+				paths = append(paths, problem.Path)
+			}
+			if got := strings.Join(paths, " "); got != tt.want {
+				t.Errorf("%s, %s: problems of %q, want %q", name, tt.role, got, tt.want)
+			}
+		}
+	}
+}
+
+func TestReadByNameTellsOfADefinitionThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	mustExchange(t, m, plan.Request{Pair: dataPair()})
+	source.Edit(plan.DefinitionFile("data"), replace("max_files: 1000", "max_files: many"))
+	backup.Remove(plan.DefinitionFile("data"))
+	for role, want := range map[plan.Role]string{plan.Source: "/etc/lockstep/pairs/data.yaml: delete.max_files: line ", plan.Backup: "/etc/lockstep/pairs/data.yaml: file does not exist"} {
+		reply := mustRun(t, m.on(role), plan.Read, role, plan.Request{Pair: plan.Definition{Name: "data"}})
+		if !reply.Exists || !strings.HasPrefix(reply.Checks["definition"], want) {
+			t.Errorf("%s: %v, want %q", role, reply.Checks, want)
+		}
+	}
+}
+
 func TestDamagedRecordIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	h, m := one()

@@ -123,7 +123,7 @@ func (s *session) foreignListener(ctx context.Context) error {
 func (s *session) backupRecord(secrets []plan.Secret, in plan.BackupInputs, told bool) pairRecord {
 	p := s.req.Pair
 	before := s.rec.Pairs[p.Name][plan.Backup]
-	now := pairRecord{FS: s.found.Dirs[p.Backup.Path].FS, Address: p.Source.Address, Addresses: s.facts.Addresses, Secrets: map[string]string{},
+	now := pairRecord{Ends: endsOf(p), FS: s.found.Dirs[p.Backup.Path].FS, Address: p.Source.Address, Addresses: s.facts.Addresses, Secrets: map[string]string{},
 		AuthorizedKeys: before.AuthorizedKeys, SSHKey: before.SSHKey, HostKeys: before.HostKeys}
 	for _, secret := range secrets {
 		now.Secrets[secret.User] = s.rec.digest(secretLine(secret))

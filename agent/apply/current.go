@@ -220,11 +220,25 @@ func (s *session) tenants() []plan.Tenant {
 		if name == s.req.Pair.Name {
 			continue
 		}
-		if p, ok := s.stored(name); ok {
+		if p, ok := s.known(name); ok {
 			tenants = append(tenants, plan.Tenant{Pair: p, Roles: s.rec.roles(name)})
 		}
 	}
 	return tenants
+}
+
+// known is the definition that is kept on this host or, when it cannot be read, as much as the record has of it.
+func (s *session) known(name string) (plan.Definition, bool) {
+	p, err := s.stored(name)
+	if err == nil {
+		return p, true
+	}
+	for _, r := range s.rec.Pairs[name] {
+		if r.Ends != (ends{}) {
+			return r.Ends.definition(name), true
+		}
+	}
+	return p, false
 }
 
 // systemRsyncd is the configuration of the distribution's own daemon.

@@ -35,6 +35,7 @@ type record struct {
 
 // pairRecord is what is known of a pair in one role.
 type pairRecord struct {
+	Ends      ends              `json:"ends,omitzero"`
 	Watches   int               `json:"watches,omitempty"`   // source: directories to watch with inotify
 	FS        string            `json:"fs,omitempty"`        // backup: filesystem of the directory
 	Address   string            `json:"address,omitempty"`   // backup: source.address
@@ -46,6 +47,31 @@ type pairRecord struct {
 	AuthorizedKeys string   `json:"authorized_keys,omitempty"` // the file with the pair's line
 	SSHKey         string   `json:"ssh_key,omitempty"`         // the key in it
 	HostKeys       []string `json:"host_keys,omitempty"`       // what the source host was told of sshd
+}
+
+// ends are the fields of the applied definition that keep other pairs away, for a time when the file cannot be read.
+type ends struct {
+	SourceHost    string `json:"source_host"`
+	SourceAddress string `json:"source_address"`
+	SourcePath    string `json:"source_path"`
+	BackupHost    string `json:"backup_host"`
+	BackupAddress string `json:"backup_address"`
+	BackupPath    string `json:"backup_path"`
+	Module        string `json:"module"`
+	Port          int    `json:"port"`
+	Transport     string `json:"transport"`
+}
+
+func endsOf(p plan.Definition) ends {
+	return ends{p.Source.Host, p.Source.Address, p.Source.Path, p.Backup.Host, p.Backup.Address, p.Backup.Path, p.Backup.Module, p.Backup.Port, p.Transport}
+}
+
+// definition is the part of one that e has.
+func (e ends) definition(name string) plan.Definition {
+	p := plan.Definition{Name: name, Transport: e.Transport}
+	p.Source.Host, p.Source.Address, p.Source.Path = e.SourceHost, e.SourceAddress, e.SourcePath
+	p.Backup.Host, p.Backup.Address, p.Backup.Path, p.Backup.Module, p.Backup.Port = e.BackupHost, e.BackupAddress, e.BackupPath, e.Module, e.Port
+	return p
 }
 
 const recordVersion = 1

@@ -103,7 +103,7 @@ func (s *session) source(ctx context.Context) error {
 			s.reply.Fingerprint = ""
 		}
 	}
-	s.rec.setPair(p.Name, plan.Source, pairRecord{Watches: watches})
+	s.rec.setPair(p.Name, plan.Source, pairRecord{Ends: endsOf(p), Watches: watches})
 	if err := s.execute(ctx, steps, current); err != nil {
 		return err
 	}
