@@ -295,6 +295,24 @@ func TestNoReplyHoldsAPassword(t *testing.T) {
 	}
 }
 
+// Each host sees one pair begin where the other one ends.
+func TestTwoPairsInACircleAreRefusedOnEitherHost(t *testing.T) {
+	t.Parallel()
+	a, b, m := two()
+	a.Mkdir("/x")
+	b.Mkdir("/y")
+	there, back := dataPair(), definition("mail")
+	there.Source.Host, there.Source.Address, there.Source.Path, there.Backup.Host, there.Backup.Address, there.Backup.Path = "a", "192.0.2.1", "/x", "b", "192.0.2.2", "/y"
+	back.Source.Host, back.Source.Address, back.Source.Path, back.Backup.Host, back.Backup.Address, back.Backup.Path = "b", "192.0.2.2", "/y", "a", "192.0.2.1", "/x"
+	mustExchange(t, m, plan.Request{Pair: there})
+	for role, host := range map[plan.Role]*host.Machine{plan.Source: m.backup, plan.Backup: m.source} {
+		reply := run(host, plan.Plan, role, plan.Request{Pair: back})
+		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "would undo the changes of the other") {
+			t.Errorf("%s: %v", role, problems(reply))
+		}
+	}
+}
+
 // problem is one that a host has, and what the message has to name.
 type problem struct {
 	name  string

@@ -169,6 +169,10 @@ func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 		ps.add("login", "ssh is not installed", "install openssh-client, or write transport: daemon")
 	}
 	for _, t := range f.Tenants {
+		if t.Pair.Name != p.Name && t.has(Backup) && f.real(t.Pair.Backup.Path) == f.real(p.Source.Path) && f.circle(p, t.Pair, t.Pair.Source, p.Backup) {
+			ps.add("source.path", fmt.Sprintf("%s is the backup of pair %q, and this pair leads back to where that one begins: each would undo the changes of the other",
+				f.shown(p.Source.Path), t.Pair.Name), circleHint)
+		}
 		if dir := t.Pair.Backup.Path; t.Pair.Name != p.Name && t.has(Backup) && f.real(dir) != f.real(p.Source.Path) && f.within(dir, p.Source.Path) {
 			ps.add("source.path", fmt.Sprintf("%s holds the backup directory of pair %q, %s", f.shown(p.Source.Path), t.Pair.Name, f.shown(dir)),
 				"choose a source directory without it")
@@ -177,11 +181,23 @@ func SourceProblems(p pair.Pair, f Facts) []pair.Problem {
 	return append(ps, overlap(p, f)...)
 }
 
+const circleHint = "keep one of the two pairs only, or choose another directory"
+
+// circle is whether p and another pair, which meet at one end, meet at the other one, too: from is what one of them reads there,
+// to what the other one writes. A circle of more pairs shows on no host.
+func (f Facts) circle(p, other pair.Pair, from pair.Source, to pair.Backup) bool {
+	if p.OneHost() && other.OneHost() {
+		return f.meet(from.Path, to.Path)
+	}
+	// What is on the other host, nobody can follow from here.
+	return (strings.EqualFold(from.Host, to.Host) || strings.EqualFold(from.Address, to.Address)) && (within(from.Path, to.Path) || within(to.Path, from.Path))
+}
+
 // overlap refuses a pair whose two directories are one inside the other on this host.
 func overlap(p pair.Pair, f Facts) []pair.Problem {
 	// Only when this host plays both roles are both paths on it.
 	both := p.OneHost() || slices.ContainsFunc(f.Tenants, func(t Tenant) bool { return t.Pair.Name == p.Name && t.has(Source) && t.has(Backup) })
-	if !both || !f.meet(p.Source.Path, p.Backup.Path) {
+	if !both || p.HooksOnly() || !f.meet(p.Source.Path, p.Backup.Path) {
 		return nil
 	}
 	return []pair.Problem{{Path: "backup.path", Msg: fmt.Sprintf("%s and %s are on the same host and one holds the other", f.shown(p.Backup.Path), f.shown(p.Source.Path)),
@@ -292,6 +308,10 @@ func neighbourProblems(p pair.Pair, t Tenant, f Facts) []pair.Problem {
 			ps.add("backup.port", fmt.Sprintf("the daemon of this host listens on port %d, for pair %q; it can listen on one port only", other.Backup.Port, other.Name),
 				fmt.Sprintf("write backup.port = %d, or destroy the other pair on this host first", other.Backup.Port))
 		}
+	}
+	if t.has(Source) && f.real(p.Backup.Path) == f.real(other.Source.Path) && f.circle(p, other, p.Source, other.Backup) {
+		ps.add("backup.path", fmt.Sprintf("%s is the source of pair %q, which leads back to where this pair begins: each would undo the changes of the other",
+			f.shown(p.Backup.Path), other.Name), circleHint)
 	}
 	if t.has(Source) && f.real(p.Backup.Path) != f.real(other.Source.Path) && f.within(p.Backup.Path, other.Source.Path) {
 		ps.add("backup.path", fmt.Sprintf("%s is in the source directory of pair %q, %s, and would be replicated with it", f.shown(p.Backup.Path), other.Name, f.shown(other.Source.Path)),

@@ -146,6 +146,13 @@ func TestWhatASourceHostCannotBeIsTold(t *testing.T) {
 		{name: "it is another pair's backup: a chain", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{other(t, []plan.Role{plan.Backup}, "name: mail\nsource: {host: a, path: /a}\nbackup: {host: nfs01, path: /data}\n")}
 		}},
+		{name: "it is another pair's backup, which begins where this one ends: a circle", facts: func(f *plan.Facts) {
+			f.Tenants = []plan.Tenant{other(t, []plan.Role{plan.Backup}, "name: mail\nsource: {host: Backup, path: /backup/nfs01/x}\nbackup: {host: a, path: /data}\n")}
+		}, want: "source.path: /data is the backup of pair \"mail\", and this pair leads back to where that one begins: each would undo the changes of the other\n" +
+			"  keep one of the two pairs only, or choose another directory\n"},
+		{name: "a chain that goes on to a host with the same paths", facts: func(f *plan.Facts) {
+			f.Tenants = []plan.Tenant{other(t, []plan.Role{plan.Backup}, "name: mail\nsource: {host: a, path: /backup/nfs01}\nbackup: {host: nfs01, path: /data}\n")}
+		}},
 		{name: "a name that only begins alike", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{other(t, []plan.Role{plan.Backup}, "name: mail\nsource: {host: a, path: /a}\nbackup: {host: nfs01, path: /data2/x}\n")}
 		}},
@@ -204,6 +211,15 @@ func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 		{name: "the source of another pair: a chain", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{other(t, source, "name: mail\nsource: {host: a, path: /backup/nfs01}\nbackup: {host: b, path: /b}\n")}
 		}},
+		{name: "the source of another pair, which ends where this one begins: a circle", facts: func(f *plan.Facts) {
+			f.Tenants = []plan.Tenant{other(t, source, "name: mail\nsource: {host: a, path: /backup/nfs01}\nbackup: {host: b, address: nfs01, path: /data}\n")}
+		}, want: "backup.path: /backup/nfs01 is the source of pair \"mail\", which leads back to where this pair begins: each would undo the changes of the other\n" +
+			"  keep one of the two pairs only, or choose another directory\n"},
+		{name: "a circle on one host, by a link", definition: "name: data\nsource: {host: a, path: /link}\nbackup: {host: a, path: /backup/nfs01}\n", facts: func(f *plan.Facts) {
+			f.Tenants = []plan.Tenant{other(t, source, "name: mail\nsource: {host: localhost, path: /backup/nfs01}\nbackup: {host: 127.0.0.1, path: /data}\n")}
+			f.Real = map[string]string{"/link": "/data"}
+		}, want: "backup.path: /backup/nfs01 is the source of pair \"mail\", which leads back to where this pair begins: each would undo the changes of the other\n" +
+			"  keep one of the two pairs only, or choose another directory\n"},
 		{name: "its own pair is not in its way", facts: func(f *plan.Facts) { f.Tenants = []plan.Tenant{{Pair: sample(t), Roles: backup}} }},
 		{name: "both ends on one host, one in the other", facts: func(f *plan.Facts) {
 			f.Tenants = []plan.Tenant{{Pair: sample(t), Roles: []plan.Role{plan.Source, plan.Backup}}}
