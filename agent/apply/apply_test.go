@@ -539,6 +539,46 @@ func TestBackupThatIsNotMountedIsNotMadeAnew(t *testing.T) {
 	}
 }
 
+func TestBackupThatWasAMountPointIsOne(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		_, backup, m := two()
+		backup.Mkdir("/backup")
+		backup.Mkdir("/backup/data")
+		module := plan.ModuleFile("data")
+		if plan.BySSH(p) {
+			module = plan.SSHConfFile("data")
+		}
+		guarded := func() bool { return strings.Contains(string(backup.Files[module].Data), "pre-xfer exec = ") }
+		mustExchange(t, m, plan.Request{Pair: p})
+		if guarded() {
+			t.Error("a plain directory must be a mount point")
+		}
+		backup.Dirs = map[string]host.Dir{"/backup/data": {Exists: true, IsDir: true, Mount: true, FS: "fs2"}}
+		mustExchange(t, m, plan.Request{Pair: p})
+		inSync(t, m, p)
+		if !guarded() {
+			t.Error("the module takes files when nothing is mounted")
+		}
+		delete(backup.Dirs, "/backup/data")
+		for _, verb := range []plan.Verb{plan.Plan, plan.Apply} {
+			if reply := run(m.backup, verb, plan.Backup, plan.Request{Pair: p}); len(reply.Problems) != 1 || reply.Problems[0].Path != "backup.path" || !strings.Contains(reply.Problems[0].Msg, "nothing is mounted there") {
+				t.Errorf("%s: %v", verb, problems(reply))
+			}
+		}
+		if words := mustRun(t, m.backup, plan.Read, plan.Backup, plan.Request{Pair: p}).Checks["directory"]; !strings.Contains(words, "nothing is mounted there") {
+			t.Errorf("check of directory: %q", words)
+		}
+		elsewhere := p
+		elsewhere.Backup.Path = "/backup/elsewhere"
+		mustRun(t, m.backup, plan.Plan, plan.Backup, plan.Request{Pair: elsewhere})
+		mustRun(t, m.backup, plan.Destroy, plan.Backup, plan.Request{Pair: p})
+		mustExchange(t, m, plan.Request{Pair: p})
+		if guarded() {
+			t.Error("it is remembered after a destroy")
+		}
+	})
+}
+
 func TestReplacedSourceIsToldAndNotAccepted(t *testing.T) {
 	t.Parallel()
 	h, m := one()

@@ -41,7 +41,7 @@ func (s *session) backup(ctx context.Context) error {
 		return err
 	}
 	problems := append(plan.BackupProblems(p, s.facts), unread...)
-	inputs := plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses}
+	inputs := plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses, Mount: s.mounted()}
 	var hostKeys []string
 	if bySSH {
 		hostKeys = s.facts.SSHD.HostKeys
@@ -107,6 +107,12 @@ func (s *session) backup(ctx context.Context) error {
 	return s.afterwards(ctx, desired, further, func(plan.State) { s.checkBackup(secrets) })
 }
 
+// mounted is whether the directory is a mount point, or was one: it is to be one then.
+func (s *session) mounted() bool {
+	d := s.facts.Dirs[s.req.Pair.Backup.Path]
+	return d.Mount || d.WasMount
+}
+
 // foreignListener is who holds the daemon's port, if that is not our daemon.
 func (s *session) foreignListener(ctx context.Context) error {
 	daemon, err := s.m.Units.Unit(ctx, unit.RsyncdName)
@@ -123,7 +129,7 @@ func (s *session) foreignListener(ctx context.Context) error {
 func (s *session) backupRecord(secrets []plan.Secret, in plan.BackupInputs, told bool) pairRecord {
 	p := s.req.Pair
 	before := s.rec.Pairs[p.Name][plan.Backup]
-	now := pairRecord{Ends: endsOf(p), FS: s.found.Dirs[p.Backup.Path].FS, Address: p.Source.Address, Addresses: s.facts.Addresses, Secrets: map[string]string{},
+	now := pairRecord{Ends: endsOf(p), Mount: s.mounted(), FS: s.found.Dirs[p.Backup.Path].FS, Addresses: s.facts.Addresses, Secrets: map[string]string{},
 		AuthorizedKeys: before.AuthorizedKeys, SSHKey: before.SSHKey, HostKeys: before.HostKeys}
 	for _, secret := range secrets {
 		now.Secrets[secret.User] = s.rec.digest(secretLine(secret))

@@ -203,11 +203,16 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 		}
 	}
 	before := s.rec.Pairs[p.Name][plan.Backup]
-	if len(f.Addresses) == 0 && p.Source.Address == before.Address {
+	if len(f.Addresses) == 0 && p.Source.Address == before.Ends.SourceAddress {
 		f.Addresses = before.Addresses // a name server that is away changes nothing
 	}
 	for name, d := range found.Dirs {
-		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, WasFS: before.FS}
+		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, Mount: d.Mount}
+		if before.Ends.BackupPath == name { // another directory may be on another disk
+			dir := f.Dirs[name]
+			dir.WasFS, dir.WasMount = before.FS, before.Mount
+			f.Dirs[name] = dir
+		}
 	}
 	s.facts = f
 	return nil

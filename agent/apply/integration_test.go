@@ -404,7 +404,7 @@ func TestOnHostSourceAndBackupCanBeUnmounted(t *testing.T) {
 	r.shell("mount -t tmpfs source /srv/data; mkdir -p /backup/data; mount -t tmpfs backup /backup/data")
 	defer func() { _ = exec.Command("umount", "-l", "/srv/data", "/backup/data").Run() }()
 	mustExchange(t, m, plan.Request{Pair: dataPair()})
-	for _, p := range []struct{ path, unit string }{{"/srv/data", "lockstep@data"}, {"/backup/data", "lockstep-rsyncd"}} {
+	for _, p := range []struct{ path, unit string }{{"/backup/data", "lockstep-rsyncd"}, {"/srv/data", "lockstep@data"}} {
 		mounted := func() bool {
 			pid := r.shell("systemctl show -P MainPID " + p.unit)
 			data, err := os.ReadFile("/proc/" + pid + "/mountinfo")
@@ -417,6 +417,19 @@ func TestOnHostSourceAndBackupCanBeUnmounted(t *testing.T) {
 		eventually(t, "umount "+p.path, func() bool { return exec.Command("umount", p.path).Run() == nil })
 		if mounted() {
 			t.Errorf("%s still sees %s", p.unit, p.path)
+		}
+		if p.path == "/backup/data" {
+			r.shell("touch /srv/data/while-unmounted")
+			eventually(t, "the daemon refuses", func() bool {
+				out, _ := exec.Command(labBinary, "status", "data").Output()
+				return strings.Contains(string(out), "the backup host refuses: nothing is mounted on /backup/data")
+			})
+			if _, err := os.Lstat("/backup/data/while-unmounted"); err == nil {
+				t.Error("it was written below the mount point")
+			}
+			if reply := run(m.backup, plan.Plan, plan.Backup, plan.Request{Pair: dataPair()}); len(reply.Problems) != 1 {
+				t.Errorf("plan: %v", problems(reply))
+			}
 		}
 		r.shell("mount -t tmpfs again " + p.path)
 		if !mounted() {

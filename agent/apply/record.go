@@ -38,8 +38,8 @@ type pairRecord struct {
 	Ends      ends              `json:"ends,omitzero"`
 	Watches   int               `json:"watches,omitempty"`   // source: directories to watch with inotify
 	FS        string            `json:"fs,omitempty"`        // backup: filesystem of the directory
-	Address   string            `json:"address,omitempty"`   // backup: source.address
-	Addresses []string          `json:"addresses,omitempty"` // backup: what that last resolved to
+	Mount     bool              `json:"mount,omitempty"`     // backup: the directory was a mount point at some apply
+	Addresses []string          `json:"addresses,omitempty"` // backup: what source.address last resolved to
 	Secrets   map[string]string `json:"secrets,omitempty"`   // backup: user to digest of what was written
 
 	// Backup, with transport ssh:

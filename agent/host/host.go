@@ -233,6 +233,7 @@ type Dir struct {
 	Exists   bool
 	IsDir    bool
 	Symlink  bool   // the path itself is a symbolic link
+	Mount    bool   // something is mounted on it
 	ReadOnly bool   // on a filesystem that is mounted read-only
 	FS       string // identity of the filesystem of the nearest existing ancestor, or itself
 }

@@ -331,6 +331,9 @@ func TestInspectLooksAtDirectories(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", name, got, want)
 		}
 	}
+	if d, err := inspectDir("/proc"); err != nil || !d.Mount {
+		t.Errorf("/proc: %+v, %v", d, err)
+	}
 	if n, all := countDirs(context.Background(), dir); n != 5 || !all {
 		t.Errorf("%d directories, all: %v", n, all)
 	}

@@ -317,6 +317,7 @@ func inspectDir(path string) (Dir, error) {
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR):
 		return d, err
 	}
+	d.Mount = mounted(path)
 	for p := path; ; p = filepath.Dir(p) {
 		var st unix.Statfs_t
 		if err := unix.Statfs(p, &st); err == nil {
@@ -328,6 +329,23 @@ func inspectDir(path string) (Dir, error) {
 			return d, nil
 		}
 	}
+}
+
+// mounted is whether something is mounted on path, as mountpoint(1) has it: another device number than the parent's would
+// be that of a subvolume of btrfs, too.
+func mounted(path string) bool {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	// proc_pid_mountinfo(5) has these as \ooo.
+	at := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(files{}.Real(path))
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.SplitN(line, " ", 6); len(fields) == 6 && fields[4] == at {
+			return true
+		}
+	}
+	return false
 }
 
 func countDirs(ctx context.Context, root string) (n int, all bool) {

@@ -155,6 +155,8 @@ type BackupInputs struct {
 	Secrets []Secret // oldest generation first; the newest counts
 	// Pending is set when a plan would make a new generation.
 	Pending bool
+	// Mount is set when backup.path is, or was at some apply, a mount point.
+	Mount bool
 	// With transport ssh: the file that the source host's key goes into, and that key ("" = not known yet).
 	AuthorizedKeys, SSHKey string
 }
@@ -191,7 +193,7 @@ func BackupState(p pair.Pair, in BackupInputs) (State, error) {
 
 // addDaemon adds the module, and the daemon that serves the modules of all pairs.
 func (s *State) addDaemon(p pair.Pair, in BackupInputs) error {
-	module, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{Module(p, in.Allow, in.Secrets)}})
+	module, err := rsyncd.Render(&rsyncd.File{Modules: []rsyncd.Module{Module(p, in)}})
 	if err != nil {
 		return err
 	}
@@ -213,7 +215,7 @@ func (s *State) addDaemon(p pair.Pair, in BackupInputs) error {
 
 // addLogin adds the module, and the line that lets the source host's key run it.
 func (s *State) addLogin(p pair.Pair, in BackupInputs) error {
-	conf, err := rsyncd.Render(sshModule(p, in.Allow, in.Secrets))
+	conf, err := rsyncd.Render(sshModule(p, in))
 	if err != nil {
 		return err
 	}
@@ -240,12 +242,12 @@ func daemonConf(port int) *rsyncd.File {
 }
 
 // Module is the part of rsyncd.conf for one pair.
-func Module(p pair.Pair, allow []string, secrets []Secret) rsyncd.Module {
+func Module(p pair.Pair, in BackupInputs) rsyncd.Module {
 	var users []string
-	for _, s := range secrets {
+	for _, s := range in.Secrets {
 		users = append(users, s.User)
 	}
-	return rsyncd.Module{Name: p.Backup.Module, Params: []rsyncd.Param{
+	m := rsyncd.Module{Name: p.Backup.Module, Params: []rsyncd.Param{
 		{Name: "path", Value: p.Backup.Path},
 		{Name: "read only", Value: "no"},
 		{Name: "write only", Value: "yes"},
@@ -260,7 +262,7 @@ func Module(p pair.Pair, allow []string, secrets []Secret) rsyncd.Module {
 		{Name: "auth users", Value: strings.Join(users, ", ")},
 		{Name: "secrets file", Value: SecretsFile(p.Name)},
 		{Name: "strict modes", Value: "yes"},
-		{Name: "hosts allow", Value: strings.Join(allow, " ")},
+		{Name: "hosts allow", Value: strings.Join(in.Allow, " ")},
 		{Name: "hosts deny", Value: "*"},
 		// The child of a killed client holds its place for a while, so each run may need two; one may stand by, and
 		// comparisons and tries come beside.
@@ -270,7 +272,16 @@ func Module(p pair.Pair, allow []string, secrets []Secret) rsyncd.Module {
 		{Name: "timeout", Value: "600"},
 		{Name: "refuse options", Value: refuseOptions},
 	}}
+	if in.Mount {
+		m.Params = append(m.Params, rsyncd.Param{Name: "pre-xfer exec", Value: onlyMounted})
+	}
+	return m
 }
+
+// onlyMounted ends a connection before anything is written below a mount point that nothing is mounted on. The daemon runs
+// it with /bin/sh, outside of the chroot, with the path in the environment, so that there is nothing to quote; what it
+// prints when it fails is told to the client (rsyncd.conf(5)), where agent/transfer knows it.
+const onlyMounted = `LC_ALL=C mountpoint "$RSYNC_MODULE_PATH" 2>&1`
 
 // AcceptedOptions are the rsync options that a module takes: those of the agent's runs (transfer.RequiredOptions)
 // and those that `transfer.options` may add (pair.AllowedOptions). Tests hold it against both and against a daemon.

@@ -180,8 +180,8 @@ func loginLine(p pair.Pair, rsync, key string) Line {
 
 // sshModule is the pair's rsyncd.conf. The count of connections needs a directory that only the listening daemon has; sshd
 // and the source host bound them.
-func sshModule(p pair.Pair, allow []string, secrets []Secret) *rsyncd.File {
-	m := Module(p, allow, secrets)
+func sshModule(p pair.Pair, in BackupInputs) *rsyncd.File {
+	m := Module(p, in)
 	m.Params = slices.DeleteFunc(m.Params, func(p rsyncd.Param) bool { return p.Name == "max connections" || p.Name == "lock file" })
 	return &rsyncd.File{
 		Global: []rsyncd.Param{

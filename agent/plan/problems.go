@@ -72,6 +72,7 @@ type Dir struct {
 	Exists, IsDir, Symlink, ReadOnly bool
 	FS                               string // of the nearest existing ancestor
 	WasFS                            string // when the pair was last applied; "" unknown
+	Mount, WasMount                  bool   // something is mounted on it; and was at some apply of the pair
 }
 
 // minRsync is the first version whose options are enough: RHEL 8's.
@@ -282,6 +283,9 @@ func directoryProblems(p pair.Pair, d Dir) []pair.Problem {
 		return problem(p.Backup.Path+" is a symbolic link", "write the directory that it leads to")
 	case d.Exists && !d.IsDir:
 		return problem(p.Backup.Path+" is not a directory", "name a directory, or one that does not exist yet")
+	case d.WasMount && !d.Mount:
+		return problem(p.Backup.Path+" was a mount point when the pair was made, and nothing is mounted there",
+			"mount it; if the directory below it is meant from now on, lockstep destroy --role backup "+p.Name+" leaves the data, and apply makes the pair anew")
 	case !d.Exists && d.WasFS != "" && d.WasFS != d.FS:
 		// Making it would fill whatever filesystem is there instead.
 		return problem(p.Backup.Path+" is missing, and what it was on is not mounted: another filesystem is there now",

@@ -196,6 +196,11 @@ func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 				"  mount it; if the backup really starts anew here, create the directory by hand\n"},
 		{name: "it is missing on the filesystem where it was", facts: func(f *plan.Facts) { f.Dirs[dir] = plan.Dir{FS: "disk", WasFS: "disk"} }},
 		{name: "it is back on another filesystem", facts: func(f *plan.Facts) { f.Dirs[dir] = plan.Dir{Exists: true, IsDir: true, FS: "new", WasFS: "disk"} }},
+		{name: "it is no mount point any more", facts: func(f *plan.Facts) { f.Dirs[dir] = plan.Dir{Exists: true, IsDir: true, WasMount: true} },
+			want: "backup.path: /backup/nfs01 was a mount point when the pair was made, and nothing is mounted there\n" +
+				"  mount it; if the directory below it is meant from now on, lockstep destroy --role backup data leaves the data, and apply makes the pair anew\n"},
+		{name: "it is a mount point as before", facts: func(f *plan.Facts) { f.Dirs[dir] = plan.Dir{Exists: true, IsDir: true, Mount: true, WasMount: true} }},
+		{name: "it has become a mount point", facts: func(f *plan.Facts) { f.Dirs[dir] = plan.Dir{Exists: true, IsDir: true, Mount: true} }},
 		{name: "read-only", facts: func(f *plan.Facts) { f.Dirs[dir] = plan.Dir{Exists: true, IsDir: true, ReadOnly: true} },
 			want: "backup.path: /backup/nfs01 is on a filesystem that is mounted read-only\n  mount it read-write, or choose another directory\n"},
 		{name: "another pair's directory, module and port", facts: func(f *plan.Facts) {
