@@ -296,7 +296,6 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 	if failed {
 		return
 	}
-	diags.Append(e.foreign(replies)...)
 	if state == nil {
 		diags.Append(e.existing(replies)...)
 		if !replies.backup.Exists && p.Delete.Enabled {

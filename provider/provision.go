@@ -95,25 +95,6 @@ func (e *ends) unreachable(ctx context.Context) (names []string) {
 	return names
 }
 
-// foreign says whether what the hosts hold under this pair's name belongs to another pair.
-func (e *ends) foreign(replies both[plan.Reply]) diag.Diagnostics {
-	var diags diag.Diagnostics
-	for _, role := range roles {
-		r := replies.at(role)
-		if !r.Exists || r.Pair == nil {
-			continue
-		}
-		if r.Pair.Source.Address == e.pair.Source.Address && r.Pair.Backup.Address == e.pair.Backup.Address ||
-			r.Pair.Source.Host == e.pair.Source.Host && r.Pair.Backup.Host == e.pair.Backup.Host {
-			continue
-		}
-		diags.AddAttributeError(path.Root("name"), fmt.Sprintf("%s host %q: it has a pair %q already, and that is another one", role, e.host(role).name, e.pair.Name),
-			fmt.Sprintf("There it leads from %s:%s to %s:%s. Choose another name, or destroy that pair first where it was made.",
-				r.Pair.Source.Host, r.Pair.Source.Path, r.Pair.Backup.Host, r.Pair.Backup.Path))
-	}
-	return diags
-}
-
 // existing refuses to create a pair that is on both hosts already.
 func (e *ends) existing(replies both[plan.Reply]) diag.Diagnostics {
 	var diags diag.Diagnostics
@@ -193,9 +174,6 @@ func (j *job) run(ctx context.Context) (outcome, diag.Diagnostics) {
 		}
 	}
 	replies, diags := j.preflight(ctx, plan.Request{Rotate: j.rotate, Password: j.password})
-	if !diags.HasError() {
-		diags.Append(j.foreign(replies)...)
-	}
 	if j.create && !diags.HasError() {
 		diags.Append(j.existing(replies)...)
 	}

@@ -285,7 +285,7 @@ func TestHalfAPairIsCompletedAWholeOneIsNot(t *testing.T) {
 	if _, diags := create(t, c, other); !diags.HasError() {
 		t.Error("another host's pair was taken over")
 	} else {
-		mention(t, said(diags), `it has a pair "data" already, and that is another one`, "nfs01:/data", "backup:/backup/nfs01")
+		mention(t, said(diags), `backup host "backup": name: it has a pair "data" already, and that is another one: it leads from nfs01:/data to backup:/backup/nfs01`)
 	}
 }
 

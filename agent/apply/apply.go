@@ -133,23 +133,36 @@ func (s *session) run(ctx context.Context) error {
 		}
 	}
 	_, s.reply.Exists = s.rec.Pairs[s.req.Pair.Name][s.role]
-	byName := s.req.Pair.Source.Path == ""
+	named := s.req.Pair.Source.Path == "" // only
+	known := !named
 	if s.reply.Exists {
 		stored, err := s.stored(s.req.Pair.Name)
 		switch {
 		case err == nil:
 			s.reply.Pair = &stored
-			if byName {
-				s.req.Pair, byName = stored, false
+			if named {
+				s.req.Pair, known = stored, true
 			}
-		case byName:
+		case named:
 			first, _, _ := strings.Cut(err.Error(), "\n")
 			s.differs("definition", plan.DefinitionFile(s.req.Pair.Name)+": "+first)
 		}
 	}
-	if byName {
+	if !known {
 		return nil // nothing to compare with
 	}
+	var other []plan.Problem
+	if there, ok := s.applied(s.req.Pair.Name); ok && !named {
+		other = plan.OtherPair(s.req.Pair, there)
+	}
+	if len(other) > 0 && s.cmd.Verb != plan.Read {
+		return &stopError{other}
+	}
+	defer func() {
+		for _, p := range other {
+			s.differs("definition", p.Msg)
+		}
+	}()
 	if s.req.Pair.HooksOnly() && s.role == plan.Backup {
 		return stop("transport", "a pair with transport none has no backup host", "apply it on its source host alone: lockstep apply --role source --definition FILE")
 	}

@@ -313,6 +313,49 @@ func TestTwoPairsInACircleAreRefusedOnEitherHost(t *testing.T) {
 	}
 }
 
+// A second source host, or backup host, would take over what the first one has under this name: password, module, agent.
+func TestAPairKeepsItsNameOnEitherHost(t *testing.T) {
+	t.Parallel()
+	source, backup, m := two()
+	p := dataPair()
+	p.Source.Host, p.Source.Address, p.Backup.Host, p.Backup.Address = "web1", "192.0.2.1", "backup1", "192.0.2.8"
+	mustExchange(t, m, plan.Request{Pair: p})
+	fromAnother, toAnother, onward := p, p, p
+	fromAnother.Source.Host, fromAnother.Source.Address, fromAnother.Backup.Path = "web2", "192.0.2.2", "/backup/web2"
+	toAnother.Backup.Host, toAnother.Backup.Address = "backup2", "192.0.2.9"
+	onward.Source.Host, onward.Source.Address, onward.Backup.Host, onward.Backup.Address = "backup1", "192.0.2.8", "cellar", "192.0.2.7"
+	for _, tt := range []struct {
+		host *hosttest.Host
+		role plan.Role
+		pair plan.Definition
+	}{{backup, plan.Backup, fromAnother}, {source, plan.Source, toAnother}, {backup, plan.Source, onward}} {
+		before := tt.host.Snapshot()
+		for _, verb := range []plan.Verb{plan.Plan, plan.Apply} {
+			reply := run(tt.host.Machine(), verb, tt.role, plan.Request{Pair: tt.pair, Password: "correct horse"})
+			if len(reply.Problems) != 1 || reply.Problems[0].Path != "name" || !strings.Contains(reply.Problems[0].Msg, "from web1:/srv/data to backup1:/backup/data") {
+				t.Errorf("%s of the %s role: %v", verb, tt.role, problems(reply))
+			}
+		}
+		if !slices.Equal(before, tt.host.Snapshot()) {
+			t.Errorf("%s: the host changed", tt.role)
+		}
+		if words := mustRun(t, tt.host.Machine(), plan.Read, tt.role, plan.Request{Pair: tt.pair}).Checks["definition"]; !strings.Contains(words, "that is another one") {
+			t.Errorf("%s: check of definition: %q", tt.role, words)
+		}
+	}
+	p.Source.Address = "192.0.2.3"
+	mustExchange(t, m, plan.Request{Pair: p})
+	inSync(t, m, p)
+	backup.Edit(plan.DefinitionFile("data"), replace("host: web1", "host: web2"))
+	mustExchange(t, m, plan.Request{Pair: p}) // what was edited by hand is put back
+	inSync(t, m, p)
+	for _, role := range []plan.Role{plan.Source, plan.Backup} {
+		mustRun(t, m.on(role), plan.Destroy, role, plan.Request{Pair: p})
+	}
+	p.Source.Host, p.Source.Address = "web2", "192.0.2.2"
+	mustExchange(t, m, plan.Request{Pair: p})
+}
+
 // problem is one that a host has, and what the message has to name.
 type problem struct {
 	name  string

@@ -234,16 +234,19 @@ func (s *session) tenants() []plan.Tenant {
 
 // known is the definition that is kept on this host or, when it cannot be read, as much as the record has of it.
 func (s *session) known(name string) (plan.Definition, bool) {
-	p, err := s.stored(name)
-	if err == nil {
+	if p, err := s.stored(name); err == nil {
 		return p, true
 	}
-	for _, r := range s.rec.Pairs[name] {
-		if r.Ends != (ends{}) {
-			return r.Ends.definition(name), true
-		}
+	return s.rec.ends(name)
+}
+
+// applied is the definition that was last applied in any role, as far as the record has it: the file may have been edited.
+func (s *session) applied(name string) (plan.Definition, bool) {
+	if p, ok := s.rec.ends(name); ok || len(s.rec.Pairs[name]) == 0 {
+		return p, ok
 	}
-	return p, false
+	p, err := s.stored(name)
+	return p, err == nil
 }
 
 // systemRsyncd is the configuration of the distribution's own daemon.

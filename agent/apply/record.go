@@ -74,6 +74,16 @@ func (e ends) definition(name string) plan.Definition {
 	return p
 }
 
+// ends is what the record has of a pair's definition.
+func (r *record) ends(pair string) (plan.Definition, bool) {
+	for _, role := range r.roles(pair) {
+		if p := r.Pairs[pair][role]; p.Ends != (ends{}) {
+			return p.Ends.definition(pair), true
+		}
+	}
+	return plan.Definition{}, false
+}
+
 const recordVersion = 1
 
 func loadRecord(files host.Files) (*record, error) {

@@ -103,6 +103,25 @@ func HostProblems(f Facts, command string) []pair.Problem {
 	return ps
 }
 
+// OtherPair refuses p on a host that has another pair of that name: hosts would let in whoever was applied last. It is the
+// same pair as long as both ends keep the name that front ends reach them by, or both the address.
+func OtherPair(p, there pair.Pair) []pair.Problem {
+	hosts, addresses := strings.EqualFold(p.Source.Host, there.Source.Host), strings.EqualFold(p.Source.Address, there.Source.Address)
+	if !p.HooksOnly() && !there.HooksOnly() {
+		hosts = hosts && strings.EqualFold(p.Backup.Host, there.Backup.Host)
+		addresses = addresses && strings.EqualFold(p.Backup.Address, there.Backup.Address)
+	}
+	if hosts || addresses {
+		return nil
+	}
+	to := ""
+	if !there.HooksOnly() {
+		to = fmt.Sprintf(" to %s:%s", there.Backup.Host, there.Backup.Path)
+	}
+	return []pair.Problem{{Path: "name", Msg: fmt.Sprintf("it has a pair %q already, and that is another one: it leads from %s:%s%s", p.Name, there.Source.Host, there.Source.Path, to),
+		Hint: "choose another name, or destroy that pair first where it was made"}}
+}
+
 func rsyncProblems(f Facts, role Role) []pair.Problem {
 	object := "service"
 	if role == Backup {

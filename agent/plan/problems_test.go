@@ -3,6 +3,7 @@
 package plan_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -247,6 +248,29 @@ func TestWhatABackupHostCannotBeIsTold(t *testing.T) {
 		{name: "ssh: no sshd", definition: short + "transport: ssh\n", facts: func(f *plan.Facts) { f.SSHD = nil },
 			want: "login: the backup host has no sshd\n  install openssh-server, or write transport: daemon\n"},
 	}, plan.BackupProblems)
+}
+
+func TestAPairIsTheSameByItsHostsOrByTheirAddresses(t *testing.T) {
+	t.Parallel()
+	const hooks = "name: data\nsource: {host: nfs01, path: /data}\ntransport: none\nhooks: [{name: tell, type: command, argv: [/bin/true]}]\n"
+	const words = "name: it has a pair \"data\" already, and that is another one: it leads from %s\n  choose another name, or destroy that pair first where it was made\n"
+	for _, tt := range []struct{ there, want string }{
+		{short, ""},
+		{"name: data\nsource: {host: NFS01, address: 10.0.0.9, path: /srv}\nbackup: {host: backup, address: 10.0.0.8, path: /b}\n", ""},
+		{"name: data\nsource: {host: a, address: nfs01, path: /data}\nbackup: {host: b, address: backup, path: /b}\n", ""},
+		{"name: data\nsource: {host: nfs02, path: /data}\nbackup: {host: backup, path: /b}\n", "nfs02:/data to backup:/b"},
+		{"name: data\nsource: {host: nfs01, path: /data}\nbackup: {host: backup2, path: /b}\n", "nfs01:/data to backup2:/b"},
+		{hooks, ""},
+		{strings.Replace(hooks, "nfs01", "nfs02", 1), "nfs02:/data"},
+	} {
+		want := ""
+		if tt.want != "" {
+			want = fmt.Sprintf(words, tt.want)
+		}
+		if diff := cmp.Diff(want, told(plan.OtherPair(sample(t), parse(t, tt.there)))); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", tt.there, diff)
+		}
+	}
 }
 
 // pair.Parse takes no such path and no such name; what rsyncd.conf cannot say is refused all the same.

@@ -166,8 +166,14 @@ func (f *fakeProgram) do(verb plan.Verb, role plan.Role, req plan.Request, reply
 		if json.Valid([]byte(text)) {
 			f.stored = json.RawMessage(text)
 		}
-		if json.Unmarshal([]byte(text), &stored) == nil && req.Pair.Backup.Path == "" {
-			req.Pair = stored
+		if json.Unmarshal([]byte(text), &stored) == nil {
+			if req.Pair.Backup.Path == "" {
+				req.Pair = stored
+			}
+			if other := plan.OtherPair(req.Pair, stored); len(other) > 0 && verb != plan.Read {
+				reply.Problems = other
+				return
+			}
 		}
 	}
 	want := map[string]string{}

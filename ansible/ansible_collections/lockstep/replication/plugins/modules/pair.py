@@ -280,7 +280,7 @@ EXAMPLES = r'''
 
 - name: Several pairs, with the hosts' addresses in the replication network
   lockstep.replication.pair:
-    name: "{{ item.name }}"
+    name: "{{ inventory_hostname_short }}-{{ item.name }}"
     source:
       host: "{{ inventory_hostname }}"
       path: "{{ item.path }}"
