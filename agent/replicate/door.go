@@ -287,7 +287,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	default:
 		reason := fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_files (%d) and delete.max_percent (%d) allow",
 			d.shrunk()+n, d.total+d.shrunk(), d.maxFiles, d.maxPercent)
-		if d.emptied && d.shrunk()+n <= d.maxFiles {
+		if d.emptied {
 			reason = fmt.Sprintf("%d of %d entries on the backup would be deleted, more than delete.max_percent (%d) allows where the source was empty before",
 				d.shrunk()+n, d.total+d.shrunk(), d.maxPercent)
 		}

@@ -177,7 +177,7 @@ var mishaps = []mishap{
 			t.Errorf("as a member of the group lockstep, it ends with %d: %s", status, said)
 		}
 	}},
-	{"*n of m entries on the backup would be deleted", func(t *testing.T, w *world, e *entry) {
+	{"*n of m entries on the backup would be deleted, more than delete.max_files", func(t *testing.T, w *world, e *entry) {
 		for _, meant := range []bool{true, false} {
 			shell(t, w.source, `mkdir -p /data/many && cd /data/many && for i in $(seq 60); do echo $i >$i; done`)
 			w.inStep(t, 30*time.Second)
@@ -207,6 +207,23 @@ var mishaps = []mishap{
 		e.mustFollow(t, "lockstep approve data")
 		w.inStep(t, 30*time.Second)
 		shell(t, w.source, `mv /root/kept/* /data/ && rmdir /root/kept`)
+	}},
+	{"*n of m entries on the backup would be deleted, more than delete.max_percent", func(t *testing.T, w *world, e *entry) {
+		for _, meant := range []bool{false, true} {
+			shell(t, w.source, `mkdir /root/kept && mv /data/* /root/kept/`)
+			w.awaitState(t, 20*time.Second, "held")
+			run(t, w.source, "touch", "/data/first")
+			e.state(t, "held")
+			if out := run(t, w.backup, "ls", backupDir); !strings.Contains(out, "many") {
+				t.Errorf("the backup has only %q", out)
+			}
+			if meant {
+				e.mustFollow(t, "lockstep approve data")
+				w.inStep(t, 30*time.Second)
+			}
+			shell(t, w.source, `mv /root/kept/* /data/ && rmdir /root/kept && rm /data/first`)
+			w.inStep(t, 30*time.Second)
+		}
 	}},
 	{"*the source directory … is gone*", func(t *testing.T, w *world, e *entry) {
 		unmount(t, w.source, sourceDir)
@@ -357,6 +374,21 @@ var mishaps = []mishap{
 		run(t, w.backup, "lockstep", "apply", "--role", "backup", "--definition", "/root/data.yaml")
 		run(t, w.source, "lockstep", "resume", "data")
 		run(t, w.source, "lockstep", "sync", "data")
+	}},
+	{"another `backup.path`", func(t *testing.T, w *world, e *entry) {
+		for _, edit := range []string{"s#path: /backup/nfs01#path: /backup/moved#", "s#path: /backup/moved#path: /backup/nfs01#"} {
+			for _, h := range w.Hosts() {
+				shell(t, h, `sed -i '`+edit+`' /root/data.yaml`)
+			}
+			run(t, w.backup, "lockstep", "apply", "--role", "backup", "--definition", "/root/data.yaml")
+			e.mustFollow(t, "lockstep sync data")
+			if a, b := run(t, w.backup, "ls", "-A", "/backup/moved"), run(t, w.backup, "ls", "-A", backupDir); a != b {
+				t.Errorf("there is %q in one directory and %q in the other", a, b)
+			}
+			run(t, w.source, "lockstep", "apply", "--role", "source", "--definition", "/root/data.yaml")
+			w.inStep(t, 30*time.Second)
+		}
+		run(t, w.backup, "rm", "-r", "/backup/moved")
 	}},
 	{"a new source disk", func(t *testing.T, w *world, e *entry) {
 		e.mustFollow(t, "lockstep wait data")
