@@ -8,7 +8,10 @@
 // its field and what to write instead. The package is pure: it reads no file and knows no host.
 package pair
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Pair is one pair definition. Its zero value is not valid; begin with [Defaults].
 type Pair struct {
@@ -30,7 +33,10 @@ type Pair struct {
 }
 
 // OneHost is whether the definition itself says that one host is both ends.
-func (p Pair) OneHost() bool { return sameHost(p) }
+func (p Pair) OneHost() bool {
+	return strings.EqualFold(p.Source.Host, p.Backup.Host) || strings.EqualFold(p.Source.Address, p.Backup.Address) ||
+		loopback(p.Source.Address) && loopback(p.Backup.Address)
+}
 
 // Source is the directory that is watched, and its host.
 type Source struct {

@@ -173,7 +173,7 @@ func (v *validator) paths(p Pair) {
 			v.add("backup.path", "ends in a character that rsyncd.conf(5) can't keep at the end of a line", "choose another directory")
 		}
 	}
-	if sourceOK && backupOK && sameHost(p) && (below(p.Source.Path, p.Backup.Path) || below(p.Backup.Path, p.Source.Path)) {
+	if sourceOK && backupOK && p.OneHost() && (below(p.Source.Path, p.Backup.Path) || below(p.Backup.Path, p.Source.Path)) {
 		v.add("backup.path", fmt.Sprintf("%s and %s are on the same host and one holds the other", p.Backup.Path, p.Source.Path),
 			"choose directories that do not overlap, or two hosts")
 	}
@@ -218,11 +218,6 @@ func (v *validator) printable(field, s string) bool {
 // below reports whether p is one of the directories or inside one.
 func below(p string, dirs ...string) bool {
 	return slices.ContainsFunc(dirs, func(dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") })
-}
-
-func sameHost(p Pair) bool {
-	return strings.EqualFold(p.Source.Host, p.Backup.Host) || strings.EqualFold(p.Source.Address, p.Backup.Address) ||
-		loopback(p.Source.Address) && loopback(p.Backup.Address)
 }
 
 func loopback(s string) bool {

@@ -31,6 +31,10 @@ const (
 	// and is not to be sent twice.
 	holdBack = time.Second
 
+	// freeFrom is how long a full batch has taken after which memory is given back: of a small tree there is nothing to give, and its full
+	// batches may follow one another closely.
+	freeFrom = time.Second
+
 	// chunk is how many differences go to the loop at a time.
 	chunk = 500
 )
@@ -369,7 +373,9 @@ func (l *loop) completeFull(now time.Time) {
 	if f.schedule != nil {
 		f.next = f.schedule.Next(now)
 	}
-	l.group.Go(debug.FreeOSMemory) // the first walk and a comparison need twice what is needed from now on
+	if f.took >= freeFrom {
+		l.group.Go(debug.FreeOSMemory) // the first walk and the comparison needed twice what is needed from now on
+	}
 	l.log.Info("full batch done", "elapsed", f.took, "entries", l.door.total, "differed", f.differs, "extraneous", f.extra)
 }
 

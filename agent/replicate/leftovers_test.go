@@ -239,10 +239,10 @@ func TestTemporaryFileOutlivesAReload(t *testing.T) {
 	s.write("big", strings.Repeat("0123456789abcdef", 4<<16)) // four seconds
 	pattern := filepath.Join(s.dst, ".big.??????")
 	var before []string
-	for len(before) == 0 {
-		time.Sleep(50 * time.Millisecond)
+	s.until("the file is on its way", func(Status) bool {
 		before, _ = filepath.Glob(pattern)
-	}
+		return len(before) > 0
+	})
 	s.mu.Lock()
 	s.pair.Exclude = append(s.pair.Exclude, "*.bak")
 	s.mu.Unlock()

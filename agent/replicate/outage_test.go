@@ -225,19 +225,15 @@ func TestLoopSleepsWhileAProbeRuns(t *testing.T) {
 			return failure(transfer.Transient, "no connection")
 		})
 		r.write("b", "1")
-		for !probing.Load() {
-			r.after(10 * time.Millisecond)
+		for range 1000 {
+			if r.after(10 * time.Millisecond); probing.Load() {
+				break
+			}
 		}
 		r.after(time.Second)
-		var sleep time.Duration
-		if err := r.l.call(t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
-			t.Fatal(err)
-		}
+		r.wantSleep()
 		if !probing.Load() {
 			t.Fatal("no probe runs")
-		}
-		if sleep <= time.Millisecond {
-			t.Errorf("the loop wakes up every %v while a probe runs", sleep)
 		}
 	})
 }
@@ -255,17 +251,11 @@ func TestLoopSleepsWhileATrialRuns(t *testing.T) {
 			time.Sleep(time.Minute)
 			return nil
 		})
-		for !trying.Load() {
-			r.after(100 * time.Millisecond)
+		r.after(roomEvery + time.Second)
+		if !trying.Load() {
+			t.Fatal("no trial runs")
 		}
-		r.after(time.Second)
-		var sleep time.Duration
-		if err := r.l.call(t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
-			t.Fatal(err)
-		}
-		if sleep <= time.Millisecond {
-			t.Errorf("the loop wakes up every %v while a trial runs", sleep)
-		}
+		r.wantSleep()
 	})
 }
 
@@ -282,13 +272,7 @@ func TestLoopSleepsWhileATransferIsSuspect(t *testing.T) {
 		if r.e.count("probe") != 1 {
 			t.Fatal("no probe")
 		}
-		var sleep time.Duration
-		if err := r.l.call(t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
-			t.Fatal(err)
-		}
-		if sleep <= time.Millisecond {
-			t.Errorf("the loop wakes up every %v while a suspect is probed", sleep)
-		}
+		r.wantSleep()
 	})
 }
 

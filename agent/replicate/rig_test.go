@@ -259,6 +259,18 @@ func (r *rig) wantState(want State, words ...string) Status {
 	return s
 }
 
+// wantSleep is for a loop that waits for the end of something.
+func (r *rig) wantSleep() {
+	r.t.Helper()
+	var sleep time.Duration
+	if err := r.l.call(r.t.Context(), func(now time.Time) { sleep = r.l.sleep(now) }); err != nil {
+		r.t.Fatal(err)
+	}
+	if sleep <= time.Millisecond {
+		r.t.Errorf("the loop wakes up every %v", sleep)
+	}
+}
+
 // wantEqual compares source and backup.
 func (r *rig) wantEqual() {
 	r.t.Helper()

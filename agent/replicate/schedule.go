@@ -22,8 +22,7 @@ func (l *loop) schedule(now time.Time) {
 			l.probe(now)
 			return
 		}
-		full := o.class == transfer.NoSpace                                                                   // then what makes room comes first
-		for len(l.jobs) == 0 && (full && (l.startPassed(now) || l.startInspection(now)) || l.startOne(now)) { // one job at a time, as a trial
+		for len(l.jobs) == 0 && l.startTrial(now) { // one job at a time
 		}
 		if len(l.jobs) == 0 {
 			l.outage = nil // nothing is left that could fail
@@ -35,6 +34,12 @@ func (l *loop) schedule(now time.Time) {
 	if at, ok := l.suspect(); ok && !now.Before(at) {
 		l.probe(now)
 	}
+}
+
+// startTrial starts what may tell that the outage is over. Where the backup is full, what makes room comes first.
+func (l *loop) startTrial(now time.Time) bool {
+	full := l.outage.class == transfer.NoSpace
+	return full && (l.startPassed(now) || l.startInspection(now)) || l.startOne(now)
 }
 
 // startOne starts the most urgent thing that can be started, and reports whether there was one.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,16 +22,26 @@ import (
 // answering is a client of an agent that answers with this status.
 func answering(t *testing.T, s replicate.Status) *client {
 	t.Helper()
-	dir := t.TempDir()
+	return serving(t, s.Pair, func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(s); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// serving is a client of an agent that answers so.
+func serving(t *testing.T, pair string, handle http.HandlerFunc) *client {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lockstep") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	ln, err := net.Listen("unix", filepath.Join(dir, replicate.SocketName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if err := json.NewEncoder(w).Encode(s); err != nil {
-			t.Error(err)
-		}
-	})}
+	server := &http.Server{Handler: handle}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -42,7 +53,7 @@ func answering(t *testing.T, s replicate.Status) *client {
 		server.Close() //nolint:errcheck // it was only listening
 		<-done
 	})
-	return newClient(s.Pair, dir)
+	return newClient(pair, dir)
 }
 
 func TestNagiosLine(t *testing.T) {

@@ -7,8 +7,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -41,12 +39,7 @@ func TestVerifySaysInWhatAFileDiffers(t *testing.T) {
 // streaming is a client of an agent that answers with these updates and then goes on with the last one, until nobody listens.
 func streaming(t *testing.T, status replicate.Status, updates ...replicate.Update) *client {
 	t.Helper()
-	dir := t.TempDir()
-	ln, err := net.Listen("unix", filepath.Join(dir, replicate.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return serving(t, status.Pair, func(w http.ResponseWriter, r *http.Request) {
 		enc := json.NewEncoder(w)
 		if r.Method == http.MethodGet {
 			if err := enc.Encode(status); err != nil {
@@ -67,19 +60,7 @@ func streaming(t *testing.T, status replicate.Status, updates ...replicate.Updat
 				time.Sleep(time.Millisecond)
 			}
 		}
-	})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	}()
-	t.Cleanup(func() {
-		server.Close() //nolint:errcheck // it was only listening
-		<-done
 	})
-	return newClient(status.Pair, dir)
 }
 
 // A verification waits until everything is on the backup. Where nothing gets there, it ends and says why.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -138,14 +139,14 @@ func lookAt(ctx context.Context, pairs []*watched, clients []*client) ([]*watche
 	if len(pairs) == 0 {
 		return nil, noAgent()
 	}
-	answers := 0
+	var silent []error
 	for _, w := range pairs {
-		if w.ask(ctx); w.err == nil {
-			answers++
+		if w.ask(ctx); w.err != nil {
+			silent = append(silent, w.err)
 		}
 	}
-	if first && answers == 0 {
-		return nil, pairs[0].err
+	if first && len(silent) == len(pairs) {
+		return nil, &statusError{exitNoAgent, errors.Join(silent...)}
 	}
 	return pairs, nil
 }

@@ -4,12 +4,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -18,8 +14,6 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lockstep-sync/lockstep/agent/replicate"
 )
 
 // pty is a terminal of its own: what is written to the second file is read from the first.
@@ -61,29 +55,12 @@ func TestTheLiveViewOnATerminal(t *testing.T) {
 		}
 	}
 	resize(80, 24)
-	dir, err := os.MkdirTemp("", "lockstep") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.Listen("unix", filepath.Join(dir, replicate.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	status := aWatchedPair(time.Now()).status
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if err := json.NewEncoder(w).Encode(status); err != nil {
-			t.Error(err)
-		}
-	})}
-	go server.Serve(l) //nolint:errcheck // ends with Close
-	t.Cleanup(func() { server.Close() })
-
+	agent := answering(t, aWatchedPair(time.Now()).status)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- watchStatus(ctx, stdio{nil, slave, nil}, func() []*client { return []*client{newClient("data", dir)} })
+		ended <- watchStatus(ctx, stdio{nil, slave, nil}, func() []*client { return []*client{agent} })
 	}()
 	got := ""
 	until := func(what string, done func() bool) {

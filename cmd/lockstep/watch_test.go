@@ -225,9 +225,10 @@ func TestTheLiveViewWithoutATerminal(t *testing.T) {
 		t.Errorf("it ends with %v", err)
 	}
 
-	nobody := newClient("data", filepath.Join(dir, "nowhere"))
+	nobody := []*client{newClient("data", filepath.Join(dir, "nowhere")), newClient("mail", filepath.Join(dir, "nor here"))}
 	var status *statusError
-	if err := watchStatus(t.Context(), stdio{nil, lineWriter(lines), nil}, func() []*client { return []*client{nobody} }); !errors.As(err, &status) || status.status != exitNoAgent {
+	err = watchStatus(t.Context(), stdio{nil, lineWriter(lines), nil}, func() []*client { return nobody })
+	if !errors.As(err, &status) || status.status != exitNoAgent || !strings.Contains(err.Error(), `"data"`) || !strings.Contains(err.Error(), `"mail"`) {
 		t.Errorf("without an agent, it ends with %v", err)
 	}
 }
