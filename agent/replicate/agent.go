@@ -114,11 +114,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	want, err := readSource(a.opts.StateDir, a.opts.Pair.Source.Path)
+	known, err := readSource(a.opts.StateDir, a.opts.Pair.Source.Path)
 	if err != nil {
 		return err
 	}
-	l, err := newLoop(a, eng, want)
+	l, err := newLoop(a, eng, known)
 	if err != nil {
 		return err
 	}

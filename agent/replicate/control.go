@@ -173,18 +173,21 @@ func (l *loop) approve(ctx context.Context) (Approval, error) {
 	if err := l.call(ctx, func(time.Time) { path = l.pair.Source.Path }); err != nil {
 		return a, err
 	}
-	if err := writeSource(l.agent.opts.StateDir, path, *id); err != nil {
+	if err := (provisioned{Path: path, Identity: *id}).write(l.agent.opts.StateDir); err != nil {
 		return a, err
 	}
 	a.Source = id.String()
 	return a, l.call(ctx, func(now time.Time) {
-		l.source.want, l.source.next = id, now
+		l.source.want, l.source.next, l.door.foreign = id, now, true
 		l.log.Warn("another directory was approved as the source", "path", path, "identity", id.String())
 		l.note(now, "another source directory was approved")
 	})
 }
 
 func (l *loop) approveHeld(now time.Time) Approval {
+	if h := l.door.held; h != nil && h.foreign && h.over == 0 && !h.more {
+		l.mirrored()
+	}
 	fs := l.door.approve()
 	a := Approval{Paths: len(fs)}
 	for _, f := range fs {

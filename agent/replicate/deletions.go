@@ -60,9 +60,11 @@ func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspectio
 					in.covered = append(in.covered, deletion{path: cover, first: d.first})
 				}
 			default:
-				if old, ok := gone[top]; !ok || d.first.Before(old.first) {
-					gone[top] = deletion{path: top, first: d.first}
+				d.path = top
+				if old, ok := gone[top]; ok {
+					d = d.join(old)
 				}
+				gone[top] = d
 			}
 		default:
 			in.unknown = append(in.unknown, unreadable{d, reasonOf(err)})

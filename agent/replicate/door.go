@@ -32,7 +32,17 @@ type deletion struct {
 	path string
 	// blocked: the path is not gone, but a non-empty directory on the backup stands where it should be.
 	blocked bool
+	found   bool      // by a comparison: nobody saw it go
 	first   time.Time // dirty since
+}
+
+// join returns what is known of a path by two deletions of it.
+func (d deletion) join(old deletion) deletion {
+	if old.first.Before(d.first) {
+		d.first = old.first
+	}
+	d.found = d.found && old.found
+	return d
 }
 
 // finding is a deletion that was looked at on both sides.
@@ -78,6 +88,10 @@ type door struct {
 	emptied  bool      // the source was empty, and is to be judged by maxPercent alone
 	lastDone time.Time // when the last was let through
 
+	// foreign is set while the backup may have what never came from the source: another's files, or those of a source that was lost
+	// and is not restored yet.
+	foreign bool
+
 	held *heldDeletions
 	// unseen is set when there may have been more behind what was held: a comparison is to find it.
 	unseen bool
@@ -85,14 +99,15 @@ type door struct {
 
 // heldDeletions waits for approval.
 type heldDeletions struct {
-	reason string
-	since  time.Time
-	items  map[string]finding
-	count  int    // entries that would go on the backup
-	over   int    // of count: those that are not in items, because they are too many
-	more   bool   // a comparison found more than it kept, some of which may be neither in items nor in count
-	empty  bool   // because the source directory was empty
-	mount  string // because this directory below it had lost what is mounted there; "" if not
+	reason  string
+	since   time.Time
+	items   map[string]finding
+	count   int    // entries that would go on the backup
+	over    int    // of count: those that are not in items, because they are too many
+	more    bool   // a comparison found more than it kept, some of which may be neither in items nor in count
+	empty   bool   // because the source directory was empty
+	foreign bool   // because the backup may have what never came from the source
+	mount   string // because this directory below it had lost what is mounted there; "" if not
 }
 
 func newDoor(enabled bool, maxFiles, maxPercent int, maxDelay time.Duration) *door {
@@ -105,10 +120,7 @@ func (d *door) add(now time.Time, del deletion) {
 		d.since = now
 	}
 	if old, ok := d.pending[del.path]; ok {
-		if old.first.Before(del.first) {
-			del.first = old.first
-		}
-		d.pending[del.path] = del
+		d.pending[del.path] = del.join(old)
 		return
 	}
 	if len(d.pending) >= maxPending {
@@ -255,10 +267,23 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	dropped := d.dropped
 	d.dropped = 0
 	v.gone = d.held.absorb(v.gone)
-	n := dropped
-	for _, f := range v.gone {
-		n += f.count
+	if d.foreign && !v.empty {
+		var found, told []finding
+		for _, f := range v.gone {
+			if f.found {
+				found = append(found, f)
+			} else {
+				told = append(told, f)
+			}
+		}
+		if entries(found) > 0 {
+			d.hold(now, found, dropped, "the backup has entries that this source was never seen to have")
+			d.held.foreign = true
+			d.emptied, dropped = false, 0
+		}
+		v.gone = told
 	}
+	n := dropped + entries(v.gone)
 	if n == 0 {
 		return nil
 	}
@@ -298,6 +323,13 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 		d.hold(now, v.gone, dropped, reason)
 		return nil
 	}
+}
+
+func entries(fs []finding) (n int) {
+	for _, f := range fs {
+		n += f.count
+	}
+	return n
 }
 
 // over reports whether n more deletions exceed both limits. Where the source was empty a moment ago, that is no reason to think better of them

@@ -24,6 +24,7 @@ type engine interface {
 	Open() (root, error)
 	Run(ctx context.Context, r root, job transfer.Job, progress func(transfer.Progress)) transfer.Result
 	List(ctx context.Context, r root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result
+	BackupEmpty(ctx context.Context, r root) (bool, transfer.Result)
 	ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result
 	Probe(ctx context.Context) transfer.Result
 	Children() []int // process ids
@@ -50,6 +51,10 @@ func (e rsync) Run(ctx context.Context, r root, job transfer.Job, progress func(
 
 func (e rsync) List(ctx context.Context, r root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result {
 	return e.runner.List(ctx, handle(r), opts, each)
+}
+
+func (e rsync) BackupEmpty(ctx context.Context, r root) (bool, transfer.Result) {
+	return e.runner.BackupEmpty(ctx, handle(r))
 }
 
 func (e rsync) ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result {

@@ -198,7 +198,7 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 		return
 	}
 	for _, p := range c.extra {
-		l.door.add(now, deletion{path: p, first: first})
+		l.door.add(now, deletion{path: p, found: true, first: first})
 	}
 	switch {
 	case !c.more:
@@ -221,7 +221,13 @@ func (l *loop) startList(now time.Time) {
 	}
 	j := &job{kind: "compare", what: "everything", can: true, slow: true}
 	f.job = j
+	foreign := l.door.foreign
 	l.startAtSource(now, j, l.fullRefused, func(ctx context.Context, eng engine, r root) {
+		if foreign {
+			if empty, _ := eng.BackupEmpty(ctx, r); empty { // if it failed, so will the comparison
+				l.post(func(time.Time) { l.mirrored() })
+			}
+		}
 		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
 			l.post(func(now time.Time) {
 				l.full.differs += len(items)
@@ -274,6 +280,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 		l.failPath(now, p.Path, true, p.Reason, p.Remote)
 	}
 	f.extra = c.entries
+	if !c.res.Incomplete && c.entries == 0 {
+		l.mirrored()
+	}
 	if !c.res.Incomplete {
 		l.door.count(now, max(0, int(c.res.Stats.Files)-c.new+c.entries))
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/queue"
-	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
@@ -97,7 +96,8 @@ type loop struct {
 	hooks     hookRun
 }
 
-func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
+// newLoop takes what is known of the source directory; nil when that is nothing.
+func newLoop(a *Agent, eng engine, known *provisioned) (*loop, error) {
 	l := &loop{
 		agent:    a,
 		pair:     a.opts.Pair,
@@ -114,7 +114,6 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		barriers: map[string]*barrier{},
 		standing: standing{state: Starting},
 	}
-	l.source.want = want
 	p := l.pair
 	l.q = queue.New(queue.Options{
 		Delay:    time.Duration(p.Watch.Delay),
@@ -122,6 +121,10 @@ func newLoop(a *Agent, eng engine, want *transfer.Identity) (*loop, error) {
 		Size:     l.sizeBelow,
 	})
 	l.door = newDoor(p.Delete.Enabled, p.Delete.MaxFiles, p.Delete.MaxPercent, time.Duration(p.Watch.MaxDelay))
+	l.door.foreign = known == nil || known.Mirror != mirrorOf(p)
+	if known != nil {
+		l.source.want = &known.Identity
+	}
 	l.ledger = newLedger(time.Duration(p.Retry.Initial), time.Duration(p.Retry.Max))
 	l.counters.Transfers = map[string]int64{}
 	var err error

@@ -82,6 +82,7 @@ func newRig(t *testing.T, change func(*pair.Pair)) *rig {
 	if r.l, err = newLoop(agent, r.e, nil); err != nil {
 		t.Fatal(err)
 	}
+	r.l.door.foreign = false // it was in step before; see mirror_test.go
 	r.l.cookies = t.TempDir()
 	return r
 }

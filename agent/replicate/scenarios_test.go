@@ -295,6 +295,14 @@ func TestAnotherSourceIsApproved(t *testing.T) {
 	if err != nil || !strings.Contains(string(lines[0]), `"source"`) {
 		t.Fatalf("approve: %s, %v", lines, err)
 	}
+	// The directory is approved now, and not that the backup has nothing but it.
+	s.until("held because of what the backup had", func(st Status) bool { return st.Reason == strange })
+	if !s.onBackup("a") || !s.onBackup("b") {
+		t.Error("deleted, or not sent")
+	}
+	if _, err := s.call(t.Context(), http.MethodPost, "/approve"); err != nil {
+		t.Fatal(err)
+	}
 	s.equal()
 	s.stop()
 	s.start()

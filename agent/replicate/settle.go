@@ -87,7 +87,7 @@ func (l *loop) settle(now time.Time, w *work, res transfer.Result, moved []queue
 // blocked takes a path to the door that a non-empty directory on the backup is in the way of.
 func (l *loop) blocked(now time.Time, path string, first time.Time) {
 	if l.door.enabled {
-		l.door.add(now, deletion{path: path, blocked: true, first: first})
+		l.door.add(now, deletion{path: path, blocked: true, found: true, first: first})
 		return
 	}
 	l.failPath(now, path, false, "a directory on the backup is in the way, and delete.enabled is false", true)

@@ -12,24 +12,27 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
-// sourceFile, in the state directory, says which directory was provisioned:
+// sourceFile, in the state directory, says which directory was provisioned, and what is a mirror of it:
 //
-//	{"path": "/data", "identity": "fsid:…/2"}
+//	{"path": "/data", "identity": "fsid:…/2", "mirror": "backup::data (/backup/nfs01)"}
 //
 // It is written at the first start when it is not there, and by `lockstep approve` when another directory
-// was put in its place on purpose. While the directory at the source path is not this one, nothing is sent.
+// was put in its place on purpose. While the directory at the source path is not this one, nothing is sent. As long as the
+// backup is not known as its mirror, what a comparison finds to be only there is held.
 const sourceFile = "source.json"
 
 type provisioned struct {
 	Path     string            `json:"path"`
 	Identity transfer.Identity `json:"identity"`
+	Mirror   string            `json:"mirror,omitempty"` // see mirrorOf
 }
 
 // readSource returns nil when no directory was provisioned yet, or another path was: the definition has changed since.
-func readSource(stateDir, path string) (*transfer.Identity, error) {
+func readSource(stateDir, path string) (*provisioned, error) {
 	name := filepath.Join(stateDir, sourceFile)
 	data, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,15 +48,33 @@ func readSource(stateDir, path string) (*transfer.Identity, error) {
 	if p.Path != path {
 		return nil, nil
 	}
-	return &p.Identity, nil
+	return &p, nil
 }
 
-func writeSource(stateDir, path string, id transfer.Identity) error {
-	data, err := json.Marshal(provisioned{path, id})
+func (p provisioned) write(stateDir string) error {
+	data, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
 	return writeState(filepath.Join(stateDir, sourceFile), append(data, '\n'))
+}
+
+// mirrorOf names the directory on the backup host that a pair leads to. Its address and the way there may change.
+func mirrorOf(p pair.Pair) string {
+	return fmt.Sprintf("%s::%s (%s)", p.Backup.Host, p.Backup.Module, p.Backup.Path)
+}
+
+// mirrored notes that nothing on the backup is of others: it was empty, a comparison found nothing there that is not in the source, or
+// what there was has been approved.
+func (l *loop) mirrored() {
+	if !l.door.foreign {
+		return
+	}
+	l.door.foreign = false
+	p := provisioned{l.pair.Source.Path, *l.source.want, mirrorOf(l.pair)}
+	if err := p.write(l.agent.opts.StateDir); err != nil {
+		l.log.Error("that the backup is a mirror of the source cannot be noted", "err", err)
+	}
 }
 
 // writeState writes a file whole or not at all, and so that it is still there after a power cut.
@@ -159,7 +180,7 @@ func (l *loop) lookAtSource(now time.Time) {
 		if err == nil {
 			defer r.Close()
 			if id, err = r.Identity(); err == nil && want == nil {
-				err = writeSource(dir, path, id)
+				err = provisioned{Path: path, Identity: id}.write(dir)
 			}
 		}
 		l.post(func(now time.Time) { l.sourceSeen(now, id, err) })

@@ -189,7 +189,7 @@ func (l *loop) drift(now time.Time, c contents, repair bool) (drift []Drift) {
 		case it.Extraneous:
 			d.What = "added"
 			if repair && !c.res.Incomplete && l.door.enabled {
-				l.door.add(now, deletion{path: it.Path, first: now})
+				l.door.add(now, deletion{path: it.Path, found: true, first: now})
 			}
 		case it.New:
 			d.What = "missing"

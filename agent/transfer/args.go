@@ -20,6 +20,9 @@ const PartialDir = partialDir
 // riskPartial lets partialDir go whatever the rules exclude.
 const riskPartial = "--filter=R " + partialDir
 
+// protectLostFound keeps what the backup's own filesystem has at its root, where e2fsck(8) puts what it finds.
+const protectLostFound = "--filter=P /lost+found/***"
+
 // attributes are what -a keeps, without its -r.
 const attributes = "-lptgoD"
 
@@ -55,10 +58,12 @@ var (
 	// missing and before anything else. --prune-empty-dirs as above: else excluded files in a deleted directory go.
 	// --out-format is for counting: before 3.4.0, --stats does not count these deletions.
 	deleteMode = []string{
-		"--out-format=" + outFormat, attributes, "-d", "--delete-missing-args", "--force", "--existing", "--ignore-existing", "--prune-empty-dirs", riskPartial,
+		"--out-format=" + outFormat, attributes, "-d", "--delete-missing-args", "--force", "--existing", "--ignore-existing", "--prune-empty-dirs", riskPartial, protectLostFound,
 	}
 	// What is left of a partial transfer is hidden from the sender only, and so extraneous.
-	listMode = []string{"--dry-run", attributes, "-r", "--out-format=" + outFormat, "--filter=H " + partialDir, riskPartial}
+	listMode = []string{"--dry-run", attributes, "-r", "--out-format=" + outFormat, "--filter=H " + partialDir, riskPartial, protectLostFound}
+	// The source directory itself and what is directly in it, against all that the backup has.
+	emptyMode = []string{"--dry-run", attributes, "-d", "--delete", "--out-format=" + outFormat, protectLostFound}
 	// These two list what deleteMode and forceMode would delete. With --ignore-existing a symlink would stay where the source has a directory by
 	// now, and rsync would look for what to delete where that leads.
 	listMissingMode = append([]string{"--dry-run"}, without(deleteMode, "--ignore-existing")...)

@@ -64,6 +64,24 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 	return res
 }
 
+// BackupEmpty reports whether the backup has nothing that a comparison would see. When that could not be told in full, it is false.
+func (r *Runner) BackupEmpty(ctx context.Context, root *Root) (bool, Result) {
+	extraneous, made := false, int64(0)
+	res := r.exec(ctx, runList, root, []string{""}, nil, r.args(run{mode: emptyMode, full: true, whole: true}), func(line string) error {
+		it, ok := parseItem(line)
+		if ok && it.Extraneous {
+			extraneous = true
+			return ErrStop
+		}
+		if ok && it.New {
+			made++
+		}
+		return nil
+	})
+	const self = 1 // the source directory is in rsync's list, too
+	return res.Class == Done && len(res.Failed) == 0 && !extraneous && made == res.Stats.Files-self, res
+}
+
 func readFailures(res Result) bool {
 	return slices.ContainsFunc(res.Failed, func(f PathFailure) bool { return !f.Remote })
 }

@@ -334,3 +334,73 @@ func TestListLeavesTheTemporaryFileOfADotfile(t *testing.T) {
 		})
 	}
 }
+
+func TestEmptyBackupIsTold(t *testing.T) {
+	t.Parallel()
+	for name, backup := range map[string]struct {
+		has  dir
+		want bool
+	}{
+		"nothing":                        {dir{}, true},
+		"lost+found":                     {dir{"lost+found": dir{"#12": file("")}}, true},
+		"an excluded file":               {dir{"x.tmp": file("")}, true},
+		"a file":                         {dir{"other": file("")}, false},
+		"a directory":                    {dir{"other": dir{"f": file("")}}, false},
+		"what the source has":            {dir{"a": file("1")}, false},
+		"only a directory of the source": {dir{"d": dir{}}, false},
+		"a part of a broken transfer":    {dir{partialDir: dir{"a": file("")}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixtureWith(t, func(o *Options) { o.Exclude = []string{"*.tmp"} })
+			f.make(dir{"a": file("1"), "d": dir{"b": file("1")}, "y.tmp": file("")})
+			f.makeBackup(backup.has)
+			before := f.backup()
+			got, res := f.r.BackupEmpty(f.Context(), f.root())
+			if got != backup.want || backup.want && res.Class != Done {
+				t.Errorf("%v, %+v", got, res)
+			}
+			if d := diff(before, f.backup()); d != "" {
+				t.Errorf("the backup was changed: %s", d)
+			}
+		})
+	}
+	f := newFixture(t) // of an empty source too
+	if got, res := f.r.BackupEmpty(f.Context(), f.root()); !got {
+		t.Errorf("%+v", res)
+	}
+	f.ok(f.d.Stop())
+	if got, res := f.r.BackupEmpty(f.Context(), f.root()); got || res.Class == Done {
+		t.Errorf("without a daemon: %v, %+v", got, res)
+	}
+}
+
+// The filesystem of the backup has such a directory, whatever the source has.
+func TestLostFoundOfTheBackupStays(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": file("1"), "lost+found": dir{}, "d": dir{"lost+found": dir{}}})
+	f.full()
+	f.makeBackup(dir{"lost+found": dir{"#12": file("")}, "d": dir{"lost+found": dir{"x": file("")}}})
+	extraneous := func() (paths []string) {
+		items, res := f.list(ListOptions{Delete: true})
+		f.done(res)
+		for _, it := range items {
+			if it.Extraneous {
+				paths = append(paths, it.Path)
+			}
+		}
+		return paths
+	}
+	if d := diff([]string{"d/lost+found/x"}, extraneous()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	f.rm("lost+found")
+	if d := diff([]string{"d/lost+found/x"}, extraneous()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	f.del("lost+found")
+	if _, err := os.Lstat(filepath.Join(f.dst, "lost+found", "#12")); err != nil {
+		t.Error(err)
+	}
+}

@@ -137,7 +137,7 @@ func (r *Runner) deletable(ctx context.Context, root *Root, paths []string, res 
 		}
 	}
 	goes := map[string]bool{}
-	args := append([]string{"-r", "--delete"}, append([]string{riskPartial}, r.ruleArgs(false)...)...)
+	args := append([]string{"-r", "--delete"}, append([]string{riskPartial, protectLostFound}, r.ruleArgs(false)...)...)
 	if err := r.local(ctx, without, nil, append(args, "./", with+"/"), func(it Item) {
 		if it.Extraneous {
 			goes[it.Path] = true

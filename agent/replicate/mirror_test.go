@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replicate
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
+)
+
+// stranger is a rig whose source and backup have not been compared yet.
+func stranger(t *testing.T, change func(*pair.Pair), test func(t *testing.T, r *rig)) {
+	t.Helper()
+	bubble(t, change, func(t *testing.T, r *rig) {
+		r.l.door.foreign = true
+		test(t, r)
+	})
+}
+
+// known is what is on disk about source and backup.
+func (r *rig) known() bool {
+	r.t.Helper()
+	p, err := readSource(r.l.agent.opts.StateDir, r.l.pair.Source.Path)
+	if err != nil || p == nil {
+		r.t.Fatal(p, err)
+	}
+	return p.Mirror == mirrorOf(r.l.pair)
+}
+
+const strange = "the backup has entries that this source was never seen to have"
+
+func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("photos/1", node{data: "theirs"})
+		r.e.dst.put("a", node{data: "theirs"})
+		r.begin("a", "b", "c")
+		s := r.wantState(Held, strange, "lockstep approve data")
+		if s.Held.Count != 2 || len(s.Held.Paths) != 1 || s.Held.Paths[0] != "photos" {
+			t.Errorf("%+v", s.Held)
+		}
+		// What changes from now on is another matter.
+		r.write("d", "1")
+		r.rm("b")
+		r.after(time.Second)
+		if !r.onBackup("d") || r.onBackup("b") || !r.onBackup("photos/1") || r.known() {
+			t.Errorf("%v, known %v", r.e.dst, r.known())
+		}
+		if _, err := r.l.approve(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Second)
+		if !r.known() {
+			t.Error("the approval is not noted")
+		}
+	})
+}
+
+func TestBackupThatWasEmptyHasNothingOfOthers(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.set(func() { r.e.takes = time.Second })
+		r.e.src.put("a", node{data: "1"})
+		r.start()
+		r.after(1500 * time.Millisecond)
+		if !r.known() {
+			t.Fatal("an empty backup is taken for another's")
+		}
+		// Something goes that nobody tells of, as after an overflow or a restart.
+		r.e.set(func() { r.e.dst.put("gone", node{data: "1"}) })
+		r.settles(time.Minute)
+	})
+}
+
+func TestBackupWithNothingMoreThanTheSourceIsItsMirror(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("a", node{data: "0"})
+		r.begin("a", "b")
+		r.wantState(InStep)
+		if !r.known() {
+			t.Error("it is not noted")
+		}
+	})
+}
+
+// A source that was lost is filled from the backup, and the agent is restarted meanwhile: what is missing still is well below the limits.
+func TestSourceThatIsBeingRestoredDeletesNothing(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		names := numbered("%03d", 100)
+		for _, name := range names {
+			r.e.dst.put(name, node{data: "1"})
+		}
+		r.begin(names[:90]...)
+		if s := r.wantState(Held, strange); s.Held.Count != 10 {
+			t.Errorf("%+v", s.Held)
+		}
+		r.writeAll(node{data: "1"}, names[90:]...)
+		r.settles(time.Minute)
+		if r.known() {
+			t.Error("it was not compared since")
+		}
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Minute)
+		if !r.known() {
+			t.Error("it is not noted")
+		}
+	})
+}
+
+// The same, from the first file on: what is held because the source is empty is held for another reason then.
+func TestEmptySourceThatIsBeingRestoredDeletesNothing(t *testing.T) {
+	stranger(t, func(p *pair.Pair) { p.Delete.MaxPercent = 100 }, func(t *testing.T, r *rig) {
+		for _, name := range numbered("%d", 10) {
+			r.e.dst.put(name, node{data: "1"})
+		}
+		r.begin()
+		r.wantState(Held, "the source directory is empty")
+		r.write("0", "1")
+		r.after(time.Minute)
+		if s := r.wantState(Held, strange); s.Held.Count != 9 {
+			t.Errorf("%+v", s.Held)
+		}
+	})
+}
+
+func TestDirectoryInTheWayThatTheBackupHadBeforeIsHeld(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("a/theirs", node{data: "1"})
+		r.begin("a")
+		r.wantState(Held, strange)
+		if !r.onBackup("a/theirs") {
+			t.Error("it was deleted")
+		}
+	})
+}
+
+func TestRepairOfABackupThatIsNoMirrorDeletesNothing(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.l.door.foreign = true
+		r.e.set(func() { r.e.dst.put("theirs", node{data: "1"}) })
+		if err := r.l.call(t.Context(), func(now time.Time) {
+			r.l.drift(now, contents{items: []transfer.Item{{Path: "theirs", Extraneous: true}}}, true)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		r.wantState(Held, strange)
+		if !r.onBackup("theirs") {
+			t.Error("it was deleted")
+		}
+	})
+}
+
+func TestAnotherBackupIsNotKnown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	was := &provisioned{Path: "/data", Mirror: mirrorOf(r.l.pair)}
+	for name, c := range map[string]struct {
+		change  func(*pair.Pair)
+		foreign bool
+	}{
+		"the same":         {func(*pair.Pair) {}, false},
+		"another address":  {func(p *pair.Pair) { p.Backup.Address = "192.0.2.7" }, false},
+		"another way":      {func(p *pair.Pair) { p.Transport, p.Backup.Port = pair.SSH, 22 }, false},
+		"another host":     {func(p *pair.Pair) { p.Backup.Host = "backup2" }, true},
+		"another path":     {func(p *pair.Pair) { p.Backup.Path = "/backup2" }, true},
+		"another module":   {func(p *pair.Pair) { p.Backup.Module = "data2" }, true},
+		"nothing is known": {nil, true},
+	} {
+		agent, known := *r.l.agent, was
+		if c.change != nil {
+			c.change(&agent.opts.Pair)
+		} else {
+			known = nil
+		}
+		l, err := newLoop(&agent, r.e, known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.door.foreign != c.foreign {
+			t.Errorf("%s: foreign is %v", name, l.door.foreign)
+		}
+	}
+}
