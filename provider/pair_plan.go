@@ -298,9 +298,6 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 	}
 	if state == nil {
 		diags.Append(e.existing(replies)...)
-		if !replies.backup.Exists && p.Delete.Enabled {
-			e.tellOccupied(ctx, diags)
-		}
 	}
 	for _, role := range roles {
 		for _, c := range replies.at(role).Changes {

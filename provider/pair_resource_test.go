@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/defaults"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -620,30 +619,4 @@ func objectDefault(t *testing.T, a schema.SingleNestedAttribute) types.Object {
 	var resp defaults.ObjectResponse
 	a.Default.DefaultObject(t.Context(), defaults.ObjectRequest{}, &resp)
 	return resp.PlanValue
-}
-
-func TestOccupiedBackupDirectoryIsToldBeforeApply(t *testing.T) {
-	t.Parallel()
-	l := newHosts(t)
-	p := dataPair(t)
-	p.Backup.Path = l.backup.path("occupied dir")
-	e := l.client(nil).ends(p)
-	said1 := func() string {
-		var diags diag.Diagnostics
-		e.tellOccupied(t.Context(), &diags)
-		return said(diags)
-	}
-	if text := said1(); text != "" {
-		t.Errorf("of a directory that is not there: %s", text)
-	}
-	if err := os.Mkdir(p.Backup.Path, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if text := said1(); text != "" {
-		t.Errorf("of an empty directory: %s", text)
-	}
-	for _, name := range []string{"a", "b\nc", "d", "e", "f", "g"} {
-		l.backup.write("occupied dir/"+name, "")
-	}
-	mention(t, said1(), `backup host "backup": `+p.Backup.Path+" is not empty", `"a", "b`, "and more", "1000 entries", "25 %", "lockstep approve data", "enabled = false")
 }

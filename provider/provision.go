@@ -107,35 +107,6 @@ func (e *ends) existing(replies both[plan.Reply]) diag.Diagnostics {
 	return diags
 }
 
-// occupiedScript lists some of what is in the directory $1.
-const occupiedScript = `cd -P -- "$1" 2>/dev/null || exit 0
-find . -mindepth 1 -maxdepth 1 -printf '%f\n' | LC_ALL=C sort | head -n 6
-`
-
-// tellOccupied warns of what a new pair finds in its backup directory: the source does not have it, so it is
-// there to be deleted.
-func (e *ends) tellOccupied(ctx context.Context, diags *diag.Diagnostics) {
-	h := e.backup
-	result, err := h.script(ctx, "look into the backup directory", occupiedScript, e.pair.Backup.Path)
-	names := strings.Split(strings.TrimSpace(string(result.Stdout)), "\n")
-	if err != nil || result.Status != 0 || names[0] == "" { // a courtesy: sudo may be allowed for lockstep alone
-		return
-	}
-	const few = 5
-	more := ""
-	if len(names) > few {
-		names, more = names[:few], " and more"
-	}
-	for i, name := range names {
-		names[i] = fmt.Sprintf("%q", name)
-	}
-	d := e.pair.Delete
-	diags.AddAttributeWarning(path.Root("backup"), fmt.Sprintf("backup host %q: %s is not empty", h.name, e.pair.Backup.Path),
-		fmt.Sprintf("It has %s%s. The first full batch deletes there what %s:%s does not have; if that is more than %d entries and more than %d %%, it is held until `lockstep approve %s`. "+
-			"If it is not a copy of that directory, choose another one, or set delete = { enabled = false }.",
-			strings.Join(names, ", "), more, e.pair.Source.Host, e.pair.Source.Path, d.MaxFiles, d.MaxPercent, e.pair.Name))
-}
-
 // job is one run of the exchange that makes a pair what its definition says.
 type job struct {
 	*ends

@@ -207,7 +207,7 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 		f.Addresses = before.Addresses // a name server that is away changes nothing
 	}
 	for name, d := range found.Dirs {
-		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, Mount: d.Mount}
+		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, Mount: d.Mount, Entries: d.Entries}
 		if before.Ends.BackupPath == name { // another directory may be on another disk
 			dir := f.Dirs[name]
 			dir.WasFS, dir.WasMount = before.FS, before.Mount

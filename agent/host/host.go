@@ -232,8 +232,9 @@ type Listener struct {
 type Dir struct {
 	Exists   bool
 	IsDir    bool
-	Symlink  bool   // the path itself is a symbolic link
-	Mount    bool   // something is mounted on it
-	ReadOnly bool   // on a filesystem that is mounted read-only
-	FS       string // identity of the filesystem of the nearest existing ancestor, or itself
+	Symlink  bool     // the path itself is a symbolic link
+	Mount    bool     // something is mounted on it
+	ReadOnly bool     // on a filesystem that is mounted read-only
+	FS       string   // identity of the filesystem of the nearest existing ancestor, or itself
+	Entries  []string // some names of what is in it, but for lost+found of the filesystem
 }

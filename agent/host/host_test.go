@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
@@ -310,11 +312,12 @@ func TestInspectFindsWhoListens(t *testing.T) {
 func TestInspectLooksAtDirectories(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	rsynctest.MakeTree(t, dir, rsynctest.Dir{"full": rsynctest.Dir{"f": rsynctest.File(""), "sub": rsynctest.Dir{"x": rsynctest.Dir{}}}, "empty": rsynctest.Dir{}, "link": rsynctest.Link("full"), "file": rsynctest.File("")})
+	rsynctest.MakeTree(t, dir, rsynctest.Dir{"full": rsynctest.Dir{"f": rsynctest.File(""), "sub": rsynctest.Dir{"x": rsynctest.Dir{}}}, "empty": rsynctest.Dir{}, "disk": rsynctest.Dir{"lost+found": rsynctest.Dir{}}, "link": rsynctest.Link("full"), "file": rsynctest.File("")})
 	for name, want := range map[string]Dir{
-		"full":       {Exists: true, IsDir: true},
+		"full":       {Exists: true, IsDir: true, Entries: []string{"f", "sub"}},
 		"empty":      {Exists: true, IsDir: true},
-		"link":       {Exists: true, IsDir: true, Symlink: true},
+		"disk":       {Exists: true, IsDir: true},
+		"link":       {Exists: true, IsDir: true, Symlink: true, Entries: []string{"f", "sub"}},
 		"file":       {Exists: true},
 		"none/below": {},
 		"file/below": {},
@@ -327,14 +330,14 @@ func TestInspectLooksAtDirectories(t *testing.T) {
 			t.Errorf("%s: on no filesystem: %+v", name, got)
 		}
 		got.FS = ""
-		if got != want {
-			t.Errorf("%s: %+v, want %+v", name, got, want)
+		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+			t.Errorf("%s: -want +got:\n%s", name, d)
 		}
 	}
 	if d, err := inspectDir("/proc"); err != nil || !d.Mount {
 		t.Errorf("/proc: %+v, %v", d, err)
 	}
-	if n, all := countDirs(context.Background(), dir); n != 5 || !all {
+	if n, all := countDirs(context.Background(), dir); n != 7 || !all {
 		t.Errorf("%d directories, all: %v", n, all)
 	}
 }

@@ -318,6 +318,7 @@ func inspectDir(path string) (Dir, error) {
 		return d, err
 	}
 	d.Mount = mounted(path)
+	d.Entries = someOf(path)
 	for p := path; ; p = filepath.Dir(p) {
 		var st unix.Statfs_t
 		if err := unix.Statfs(p, &st); err == nil {
@@ -329,6 +330,20 @@ func inspectDir(path string) (Dir, error) {
 			return d, nil
 		}
 	}
+}
+
+// someOf names a few entries of a directory.
+func someOf(path string) []string {
+	const some = 6
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(some + 1)
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "lost+found" })
+	slices.Sort(names)
+	return names[:min(some, len(names))]
 }
 
 // mounted is whether something is mounted on path, as mountpoint(1) has it: another device number than the parent's would

@@ -70,9 +70,10 @@ func (f Facts) meet(a, b string) bool { return f.within(a, b) || f.within(b, a) 
 // Dir is a directory of the definition, as found.
 type Dir struct {
 	Exists, IsDir, Symlink, ReadOnly bool
-	FS                               string // of the nearest existing ancestor
-	WasFS                            string // when the pair was last applied; "" unknown
-	Mount, WasMount                  bool   // something is mounted on it; and was at some apply of the pair
+	FS                               string   // of the nearest existing ancestor
+	WasFS                            string   // when the pair was last applied; "" unknown
+	Mount, WasMount                  bool     // something is mounted on it; and was at some apply of the pair
+	Entries                          []string // some of what is in it
 }
 
 // minRsync is the first version whose options are enough: RHEL 8's.

@@ -5,6 +5,7 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
@@ -31,10 +32,31 @@ func BackupWarnings(p pair.Pair, f Facts) []pair.Problem {
 	if f.SELinux != nil && !BySSH(p) {
 		ws = append(ws, selinuxWarnings(p.Backup.Path, *f.SELinux)...)
 	}
+	if d := f.Dirs[p.Backup.Path]; len(d.Entries) > 0 && d.WasFS == "" {
+		ws = append(ws, occupiedWarning(p, d.Entries))
+	}
 	if f.Firewall != nil && len(f.Addresses) > 0 {
 		ws = append(ws, firewallWarning(p.Backup.Port, f.Addresses, *f.Firewall))
 	}
 	return ws
+}
+
+// occupiedWarning is about a backup directory that is new to the pair.
+func occupiedWarning(p pair.Pair, entries []string) pair.Problem {
+	const few = 5
+	more := ""
+	if len(entries) > few {
+		entries, more = entries[:few], " and more"
+	}
+	names := make([]string, len(entries))
+	for i, name := range entries {
+		names[i] = strconv.Quote(name)
+	}
+	hint := fmt.Sprintf("if it is not a copy of %s:%s, choose another directory: what both have is replaced there", p.Source.Host, p.Source.Path)
+	if p.Delete.Enabled {
+		hint += ", and what only it has is held, to be deleted by lockstep approve " + p.Name
+	}
+	return pair.Problem{Path: "backup.path", Msg: fmt.Sprintf("%s is not empty: it has %s%s", p.Backup.Path, strings.Join(names, ", "), more), Hint: hint}
 }
 
 func selinuxWarnings(dir string, s SELinux) []pair.Problem {

@@ -74,7 +74,7 @@ func (l *loop) status(now time.Time) Status {
 	}
 	if h := l.door.held; h != nil {
 		paths := h.paths()
-		s.Held = &HeldStatus{Reason: h.reason, Since: h.since, Count: h.count, Paths: paths, More: len(h.items) - len(paths)}
+		s.Held = &HeldStatus{Reason: h.reason, Since: h.since, Count: h.count, Paths: paths, More: len(h.items) - len(paths), Foreign: h.foreign}
 	}
 	for _, err := range []error{l.watch.fault, l.watch.failed} {
 		if err != nil {

@@ -106,7 +106,7 @@ type heldDeletions struct {
 	over    int    // of count: those that are not in items, because they are too many
 	more    bool   // a comparison found more than it kept, some of which may be neither in items nor in count
 	empty   bool   // because the source directory was empty
-	foreign bool   // because the backup may have what never came from the source
+	foreign bool   // for no other reason than that a comparison found it; see door
 	mount   string // because this directory below it had lost what is mounted there; "" if not
 }
 
@@ -188,6 +188,7 @@ func (h *heldDeletions) absorb(gone []finding) (rest []finding) {
 		case above[f.path]:
 			h.dropBelow(f.path)
 			h.put(f)
+			h.foreign = h.foreign && f.found
 		default:
 			rest = append(rest, f)
 		}
@@ -277,8 +278,9 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 			}
 		}
 		if entries(found) > 0 {
+			only := d.held == nil || d.held.foreign
 			d.hold(now, found, dropped, "the backup has entries that this source was never seen to have")
-			d.held.foreign = true
+			d.held.foreign = only
 			d.emptied, dropped = false, 0
 		}
 		v.gone = told
@@ -353,7 +355,7 @@ func (d *door) hold(now time.Time, gone []finding, dropped int, reason string) {
 	if d.held == nil {
 		d.held = &heldDeletions{since: now, items: map[string]finding{}}
 	}
-	d.held.reason = reason
+	d.held.reason, d.held.foreign = reason, false
 	for _, f := range gone {
 		if f.count == 0 {
 			continue

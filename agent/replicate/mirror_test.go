@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -47,6 +48,17 @@ func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
 		if !r.onBackup("d") || r.onBackup("b") || !r.onBackup("photos/1") || r.known() {
 			t.Errorf("%v, known %v", r.e.dst, r.known())
 		}
+		// It did not happen in the source, so nobody waits for it.
+		passed := r.barrier(t.Context())
+		r.after(time.Second)
+		select {
+		case err := <-passed:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("the barrier is not passed")
+		}
 		if _, err := r.l.approve(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -54,6 +66,32 @@ func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
 		if !r.known() {
 			t.Error("the approval is not noted")
 		}
+	})
+}
+
+func TestDeletionThatWouldTakeSuchEntriesAlongIsWaitedFor(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("d/theirs", node{data: "1"})
+		r.begin("a", "d/b")
+		r.wantState(Held, strange)
+		r.rm("d")
+		ctx, cancel := context.WithCancel(t.Context())
+		passed := r.barrier(ctx)
+		r.after(time.Minute)
+		select {
+		case err := <-passed:
+			t.Errorf("the barrier is passed (%v), and d is on the backup", err)
+		default:
+		}
+		if s := r.wantState(Held, strange); s.Held.Count != 3 {
+			t.Errorf("%+v", s.Held)
+		}
+		cancel()
+		<-passed
+		if _, err := r.l.approve(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Minute)
 	})
 }
 

@@ -89,6 +89,8 @@ type HeldStatus struct {
 	Count  int       `json:"count"` // entries that would go on the backup
 	Paths  []string  `json:"paths"` // the first of the top-most ones
 	More   int       `json:"more"`  // top-most paths that Paths leaves out
+	// Foreign says that nothing of it is known to have been in the source. Who waits for what happened there does not wait for it.
+	Foreign bool `json:"foreign"`
 }
 
 // LedgerStatus tells about the paths that could not be sent.

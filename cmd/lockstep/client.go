@@ -322,6 +322,8 @@ func standstill(s *replicate.Status) string {
 	switch {
 	case s.State == replicate.Paused:
 		t.Hint = "lockstep resume " + s.Pair
+	case s.State == replicate.Held && s.Held != nil && s.Held.Foreign:
+		return ""
 	case s.State == replicate.Held, s.State == replicate.Failing:
 	case s.Ledger.Count > 0:
 		t.Reason = count(s.Ledger.Count, "path") + " could not be sent"

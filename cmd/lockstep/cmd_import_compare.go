@@ -278,7 +278,7 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 	fmt.Fprintf(b, "  %s in the source; %d differ for less than %s and are taken to be on their way\n", count(int(s.Paths), "path"), s.OnTheirWay, settle)
 	for _, part := range []struct{ action, title string }{
 		{toSend, "lockstep would send, and sersync has not within " + settle},
-		{toDelete, "lockstep would delete on the backup, and sersync has not within " + settle},
+		{toDelete, "lockstep would delete on the backup, once you approve it, and sersync has not within " + settle},
 		{isLeftOut, "left out by lockstep, by a rule of the definition, and not equal on the backup"},
 		{toKeep, "only on the backup, where both leave it because deletions are off"},
 	} {
@@ -286,9 +286,6 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 	}
 	if s.LeftOut > 0 {
 		fmt.Fprintf(b, "\n  Left out of the source by the rules of the definition, equal ones too: %s\n", count(int(s.LeftOut), "path"))
-	}
-	if s.Held != "" {
-		fmt.Fprintf(b, "\n  lockstep would hold the deletions until `lockstep approve`: %s\n", s.Held)
 	}
 	if s.LateCount > 0 {
 		worst := s.Late[0]
@@ -323,7 +320,7 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 	case verdictSame:
 		fmt.Fprintf(b, "Verdict: the same. lockstep would send nothing and delete nothing that sersync has not.\n\n")
 	default:
-		fmt.Fprintf(b, "Verdict: different. When lockstep takes over, it sends %s and deletes %d on the backup.\n\n", count(send, "path"), gone)
+		fmt.Fprintf(b, "Verdict: different. When lockstep takes over, it sends %s and deletes %d on the backup, these after `lockstep approve`.\n\n", count(send, "path"), gone)
 	}
 }
 

@@ -381,22 +381,6 @@ func TestCompareWithAModuleThatRefusesDeletions(t *testing.T) {
 	}
 }
 
-// A deletion that the guard would hold is told before the switch, not after.
-func TestCompareForeseesTheGuard(t *testing.T) {
-	t.Parallel()
-	h := newSersyncHost(t, nil)
-	h.write("file", "1")
-	h.start()
-	h.stop()
-	for i := range 1100 {
-		write(t, filepath.Join(h.dst, fmt.Sprintf("old%d", i)), "", 0o644)
-	}
-	h.compare(func() { h.says("and 10") })
-	if !strings.Contains(h.stdout, "lockstep would hold the deletions until `lockstep approve`: 1100 of ") {
-		t.Errorf("status %d\n%s", h.status, h.stdout)
-	}
-}
-
 // What no waiting can mend ends the comparison with what to do.
 func TestCompareWithAWrongPassword(t *testing.T) {
 	t.Parallel()

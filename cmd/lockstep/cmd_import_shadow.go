@@ -78,7 +78,6 @@ type shadow struct {
 	OnTheirWay  int           `json:"on_the_way"`  // they differ for less than the settle time
 	More        int           `json:"more"`        // differences that are not followed by name
 	Deletions   int           `json:"deletions"`   // entries on the backup
-	Held        string        `json:"held"`        // why lockstep would ask before it deletes; "" if it would not
 	Differences []*difference `json:"differences"` // those that have settled
 	Late        []late        `json:"late"`
 	LateCount   int           `json:"late_count"`
@@ -161,7 +160,6 @@ type listed struct {
 	items   map[string]*difference // by path; what is below one that is new or extraneous as a whole is counted there
 	more    int
 	entries int // extraneous ones
-	fresh   int
 	res     transfer.Result
 }
 
@@ -188,7 +186,6 @@ func list(ctx context.Context, runner *transfer.Runner, root *transfer.Root, del
 			extra = append(extra, d)
 			return nil
 		case it.New:
-			l.fresh++
 			if fresh != nil && strings.HasPrefix(it.Path, fresh.Path+"/") {
 				fresh.Below++
 				return nil
@@ -239,7 +236,7 @@ func (s *shadow) round(ctx context.Context) (settled []*difference, res transfer
 	now := time.Now()
 	s.Last, s.Comparisons, s.Problem, s.Hint = now, s.Comparisons+1, "", ""
 	s.Paths, s.LeftOut = ruled.res.Stats.Files, 0
-	s.More, s.Deletions, s.Held = ruled.more+bare.more, ruled.entries, ""
+	s.More, s.Deletions = ruled.more+bare.more, ruled.entries
 	if s.incomplete = ruled.res.Incomplete; s.incomplete {
 		s.Problem = "some of the source could not be read, so nobody knows what to delete: " + ruled.res.Message
 		s.Hint = "run it as the user that sersync runs as"
@@ -273,12 +270,6 @@ func (s *shadow) round(ctx context.Context) (settled []*difference, res transfer
 			}
 			d.Action = isLeftOut
 			found[d.Action+" "+d.Path] = d
-		}
-	}
-	if total := int(ruled.res.Stats.Files) - ruled.fresh + ruled.entries; s.def.Delete.Enabled && total > 0 {
-		if percent := ruled.entries * 100 / total; ruled.entries > s.def.Delete.MaxFiles && percent > s.def.Delete.MaxPercent {
-			s.Held = fmt.Sprintf("%d of %d entries on the backup would be deleted, over delete.max_files %d and delete.max_percent %d",
-				ruled.entries, total, s.def.Delete.MaxFiles, s.def.Delete.MaxPercent)
 		}
 	}
 	return s.take(now, found), ruled.res

@@ -245,6 +245,27 @@ var mishaps = []mishap{
 		run(t, w.source, "mount", sourceDir)
 		e.state(t, "held")
 		e.mustFollow(t, "lockstep approve data")
+		w.heldBecause(t, "never seen to have")
+		e.mustFollow(t, "lockstep approve data") // as well
+	}},
+	{"*the backup has entries that this source was never seen to have*", func(t *testing.T, w *world, e *entry) {
+		shell(t, w.source, `systemctl stop lockstep@data; rm /var/lib/lockstep/data/source.json`) // as if the pair was new
+		shell(t, w.backup, `mkdir `+backupDir+`/photos; echo theirs >`+backupDir+`/photos/1`)
+		run(t, w.source, "systemctl", "start", agentUnit)
+		e.state(t, "held")
+		if out, _ := e.follow(t, "lockstep status data"); !strings.Contains(out, "photos") {
+			t.Errorf("the status does not name what would go:\n%s", out)
+		}
+		run(t, w.backup, "cat", backupDir+"/photos/1")
+		e.mustFollow(t, "lockstep approve data")
+		w.inStep(t, 30*time.Second)
+		// Once and for all.
+		shell(t, w.backup, `echo theirs >`+backupDir+`/photo`)
+		run(t, w.source, "systemctl", "restart", agentUnit)
+		w.inStep(t, 30*time.Second)
+		if _, err := w.backup.Run(t.Context(), "ls", backupDir+"/photo"); err == nil {
+			t.Error("what was made by hand on a known mirror stays")
+		}
 	}},
 	{"*the filesystem at … below the source is not mounted*", func(t *testing.T, w *world, e *entry) {
 		disk := func(text string) { // a mount is noticed some moments after it is made
@@ -395,20 +416,54 @@ var mishaps = []mishap{
 		e.mustFollow(t, "lockstep pause data")
 		shell(t, w.source, `mkdir /mnt/new && mount -t tmpfs disk /mnt/new && rsync -aHAX /data/ /mnt/new/ && mount --bind /mnt/new /data`)
 		e.mustFollow(t, "lockstep resume data")
-		// First the watch only knows that it has lost its directory.
-		eventually(t, 20*time.Second, func() error {
-			s, err := w.status(t.Context())
-			if err == nil && !(s.State == "held" && strings.Contains(s.Reason, "is not the provisioned directory")) {
-				err = fmt.Errorf("%s: %s", s.State, s.Reason)
-			}
-			return err
-		})
+		w.heldBecause(t, "is not the provisioned directory") // first the watch only knows that it has lost its directory
 		e.mustFollow(t, "lockstep approve data")
 		w.inStep(t, 30*time.Second)
 		unmount(t, w.source, sourceDir)
 		w.awaitState(t, 20*time.Second, "held")
 		run(t, w.source, "lockstep", "approve", "data")
 	}},
+	{"a source host that was lost", func(t *testing.T, w *world, e *entry) {
+		shell(t, w.source, `lockstep destroy --role source data && mkdir /root/kept && mv /data/* /root/kept/`)
+		run(t, w.source, "lockstep", "apply", "--role", "source", "--definition", "/root/data.yaml", "--password-file", "/root/password")
+		w.heldBecause(t, "the source directory is empty")
+		e.mustFollow(t, "lockstep pause data")
+		shell(t, w.source, `cp -a /root/kept/sub /data/`)
+		run(t, w.source, "systemctl", "restart", agentUnit)
+		e.mustFollow(t, "lockstep resume data")
+		w.heldBecause(t, "never seen to have")
+		if out := run(t, w.backup, "ls", backupDir); !strings.Contains(out, "many") {
+			t.Errorf("the backup has only %q", out)
+		}
+		shell(t, w.source, `rm -r /data/sub && mv /root/kept/* /data/ && rmdir /root/kept`) // restore it too
+	}},
+	{"a backup that takes the place of its source", func(t *testing.T, w *world, e *entry) {
+		e.mustFollow(t, "lockstep destroy --role backup data")
+		run(t, w.backup, "touch", backupDir+"/new-here")
+		run(t, w.source, "touch", "/data/not-there")
+		w.awaitState(t, 30*time.Second, "failing")
+		if out := run(t, w.backup, "ls", backupDir); !strings.Contains(out, "new-here") || strings.Contains(out, "not-there") {
+			t.Errorf("the backup has %q", out)
+		}
+		run(t, w.backup, "rm", backupDir+"/new-here")
+		for _, host := range []*lab.Host{w.backup, w.source} {
+			role := map[bool]string{true: "backup", false: "source"}[host == w.backup]
+			run(t, host, "lockstep", "apply", "--role", role, "--definition", "/root/data.yaml", "--password-file", "/root/password")
+		}
+		syncNow(t, w)
+	}},
+}
+
+// heldBecause waits until the pair is held for a reason.
+func (w *world) heldBecause(t *testing.T, reason string) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() error {
+		s, err := w.status(t.Context())
+		if err == nil && (s.State != "held" || !strings.Contains(s.Reason, reason)) {
+			err = fmt.Errorf("%s: %s, not held because %s", s.State, s.Reason, reason)
+		}
+		return err
+	})
 }
 
 // syncNow is what the runbook says of causes that are tried again seldom.
