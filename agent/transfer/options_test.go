@@ -38,6 +38,8 @@ func everyRun(f *fixture) (refused string) {
 	ignore := func(Item) error { return nil }
 	f.make(dir{"a": file("x"), "d": dir{"f": file("y")}, "was": dir{"f": file("")}})
 	check(f.r.Probe(f.Context()))
+	_, res := f.r.BackupEmpty(f.Context(), f.root())
+	check(res)
 	check(f.run(Job{Kind: Tree, Paths: []string{""}}))
 	f.rm("was")
 	f.write("was", "a file now")
