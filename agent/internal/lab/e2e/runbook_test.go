@@ -425,7 +425,7 @@ var mishaps = []mishap{
 	}},
 	{"a source host that was lost", func(t *testing.T, w *world, e *entry) {
 		shell(t, w.source, `lockstep destroy --role source data && mkdir /root/kept && mv /data/* /root/kept/`)
-		run(t, w.source, "lockstep", "apply", "--role", "source", "--definition", "/root/data.yaml", "--password-file", "/root/password")
+		w.follow(t, "docs/by-hand.md", "3. Make the pair", "4. See that it works")
 		w.heldBecause(t, "the source directory is empty")
 		e.mustFollow(t, "lockstep pause data")
 		shell(t, w.source, `cp -a /root/kept/sub /data/`)
@@ -446,10 +446,7 @@ var mishaps = []mishap{
 			t.Errorf("the backup has %q", out)
 		}
 		run(t, w.backup, "rm", backupDir+"/new-here")
-		for _, host := range []*lab.Host{w.backup, w.source} {
-			role := map[bool]string{true: "backup", false: "source"}[host == w.backup]
-			run(t, host, "lockstep", "apply", "--role", role, "--definition", "/root/data.yaml", "--password-file", "/root/password")
-		}
+		w.follow(t, "docs/by-hand.md", "3. Make the pair", "4. See that it works")
 		syncNow(t, w)
 	}},
 }
