@@ -102,21 +102,30 @@ func (j *job) examine(ctx context.Context, lockstep string) diag.Diagnostics {
 }
 
 // settleTime is how long a new pair may take to say how it is. A first full batch may take hours; that the
-// backup host lets it begin is known in a moment.
+// backup host lets it begin is known in a moment. One that is behind is given some time: of a small tree, or one that was in step
+// before, the first comparison is over then, and what it has found to be held can be told.
 const (
-	settleTime  = 20 * time.Second
-	settlePause = 100 * time.Millisecond
+	settleTime   = 20 * time.Second
+	settleBehind = time.Second
+	settlePause  = 100 * time.Millisecond
 )
 
 // settle waits until the agent has an opinion.
 func (j *job) settle(ctx context.Context, lockstep string) (agentStatus, error) {
-	deadline := time.Now().Add(settleTime)
+	began := time.Now()
 	for {
 		status, err := j.source.status(ctx, lockstep, j.pair.Name)
 		if err != nil {
 			return status, err
 		}
-		if status.State != "starting" && status.State != notRunning || time.Now().After(deadline) {
+		patience := time.Duration(0)
+		switch status.State {
+		case "starting", notRunning:
+			patience = settleTime
+		case "behind":
+			patience = settleBehind
+		}
+		if time.Since(began) >= patience {
 			return status, nil
 		}
 		select {

@@ -185,3 +185,27 @@ func TestAChangedDefinitionIsAppliedInPlace(t *testing.T) {
 	}
 	shell(t, w.source, `rm /data/left-out.tmp`)
 }
+
+// A backup directory that is another's: the plan says so, nothing of it goes, and nobody is kept from putting that right.
+func TestWhatIsInTheBackupDirectoryBeforeThePairIsToldAndHeld(t *testing.T) {
+	w := newWorld(t)
+	shell(t, w.source, `echo one >/data/file`)
+	shell(t, w.backup, `mkdir -p `+backupDir+`/photos; echo theirs >`+backupDir+`/photos/1`)
+	w.useExample(t)
+	out := plain(w.mustTerraform(t, "plan"))
+	contains(t, out, backupDir+` is not empty: it has "photos"`, "if it is not a copy of nfs01:/data, choose another directory")
+	out = plain(w.mustTerraform(t, "apply", "-auto-approve"))
+	contains(t, out, "1 added", "the pair is held", "the backup has entries that this source was never seen to have")
+	w.heldBecause(t, "never seen to have")
+	contains(t, run(t, w.source, "lockstep", "wait", "data")+run(t, w.backup, "ls", backupDir, backupDir+"/photos"), "file", "photos", "1")
+	if _, err := w.source.Run(t.Context(), "lockstep", "verify", "data"); err == nil || !strings.Contains(err.Error(), "photos/1") {
+		t.Errorf("verify: %v", err)
+	}
+	out, changes := w.plan(t)
+	if changes || strings.Contains(out, "is not empty") {
+		t.Errorf("the next plan:\n%s", out)
+	}
+	contains(t, run(t, w.source, "lockstep", "approve", "data"), "2 deletions on the backup approved")
+	w.inStep(t, time.Minute)
+	w.equal(t, time.Minute)
+}
