@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/rsyncd"
 )
 
 // runCheck is `lockstep check`: all problems of definitions, without a host being asked. It ends with exitUsage when
@@ -55,13 +56,14 @@ func runCheck(_ context.Context, std stdio, args []string) error {
 // clash says why two definitions can't both hold.
 func clash(p, other pair.Pair) *pair.Problem {
 	inside := func(a, b string) bool { return a == b || strings.HasPrefix(a, b+"/") }
-	sameBackup := p.Backup.Host == other.Backup.Host || p.Backup.Address == other.Backup.Address
+	sameBackup := !p.HooksOnly() && !other.HooksOnly() &&
+		(strings.EqualFold(p.Backup.Host, other.Backup.Host) || strings.EqualFold(p.Backup.Address, other.Backup.Address))
 	switch {
 	case p.Name == other.Name:
 		return &pair.Problem{Path: "name", Msg: fmt.Sprintf("%q is the name of another pair", p.Name)}
 	case sameBackup && (inside(p.Backup.Path, other.Backup.Path) || inside(other.Backup.Path, p.Backup.Path)):
 		return &pair.Problem{Path: "backup.path", Msg: fmt.Sprintf("%s overlaps %s of pair %s", p.Backup.Path, other.Backup.Path, other.Name)}
-	case sameBackup && p.Backup.Module == other.Backup.Module:
+	case sameBackup && rsyncd.SameModule(p.Backup.Module, other.Backup.Module):
 		return &pair.Problem{Path: "backup.module", Msg: fmt.Sprintf("%q is the module of pair %s", p.Backup.Module, other.Name)}
 	}
 	return nil
