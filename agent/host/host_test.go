@@ -169,6 +169,20 @@ func TestLockIsHeldByOneAndNamesIt(t *testing.T) {
 	}
 }
 
+// The sockets of agents are below it, for a group that is not root. Not parallel: the umask is that of the process.
+func TestLockMakesADirectoryThatOthersMayEnter(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	p := filepath.Join(t.TempDir(), "run", "lock")
+	unlock, err := lock(t.Context(), p, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock(true)
+	if info, err := os.Stat(filepath.Dir(p)); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
 // The file is removed by some of those who hold it while others wait for it.
 func TestLockExcludesAlsoWhileItsFileComesAndGoes(t *testing.T) {
 	t.Parallel()

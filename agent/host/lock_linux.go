@@ -34,7 +34,7 @@ func lock(ctx context.Context, path, holder string, waiting func(string)) (Unloc
 	tell := time.Now().Add(lockQuiet)
 	for {
 		f, err := openLock(path)
-		if errors.Is(err, os.ErrExist) || errors.Is(err, os.ErrNotExist) { // another holder removed it meanwhile
+		if errors.Is(err, os.ErrNotExist) { // another holder removed it meanwhile
 			select {
 			case <-ctx.Done():
 				return nil, err
@@ -79,9 +79,15 @@ func lock(ctx context.Context, path, holder string, waiting func(string)) (Unloc
 }
 
 // openLock opens the file and makes it, and its directory, where they are missing: Unlock may have removed both.
-// What it finds there and then gone again reads as ErrExist (MkdirAll) or ErrNotExist (OpenFile).
+// What it finds there and then gone again reads as ErrNotExist. Agents have their sockets below this directory, and systemd leaves
+// it as it is: with the umask of whoever applies first, the group that may ask them could not get there.
 func openLock(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	dir := filepath.Dir(path)
+	err := os.Mkdir(dir, 0o755)
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
