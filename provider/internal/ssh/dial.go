@@ -23,11 +23,17 @@ type conn struct {
 	client  *gossh.Client
 	at      string
 	hostKey string
-	gone    chan struct{} // closed when the connection has ended
+	gone    chan struct{} // closed when the connection has ended, or is given up
 	once    sync.Once
 }
 
-func (c *conn) close() { c.once.Do(func() { _ = c.client.Close() }) }
+// close gives the connection up: from now on it is dead to [Pool.enter], which need not wait for keepAlive to notice.
+func (c *conn) close() {
+	c.once.Do(func() {
+		close(c.gone)
+		_ = c.client.Close()
+	})
+}
 
 func (c *conn) dead() bool {
 	select {
@@ -236,7 +242,7 @@ func (p *Pool) unreachable(ctx context.Context, r *resolved, via *conn, err erro
 // keepAlive ends a connection whose other end is silently gone. It returns when the connection ends.
 func (p *Pool) keepAlive(c *conn, nc net.Conn) {
 	defer p.running.Done()
-	defer close(c.gone)
+	defer c.close()
 	ended := make(chan struct{})
 	go func() {
 		_ = c.client.Wait()

@@ -441,6 +441,23 @@ func TestLostConnectionIsDialledAnew(t *testing.T) {
 	}
 }
 
+// That a connection has died is found out by the command after, too, which is then the first of a new one.
+func TestCommandAfterAnUnnoticedDeathRunsOverANewConnection(t *testing.T) {
+	t.Parallel()
+	s := sshdtest.Start(t, sshdtest.Options{})
+	p := pool(t, Config{Hosts: map[string]Options{"nfs01": options(s)}})
+	for range 10 {
+		_, c, err := p.connection(t.Context(), "nfs01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.client.Close() // without a word to the pool
+		if _, err := p.Run(t.Context(), "nfs01", "true", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestLossInMidCommandIsReportedNotRepeated(t *testing.T) {
 	t.Parallel()
 	s := sshdtest.Start(t, sshdtest.Options{})
