@@ -3,11 +3,14 @@
 package ssh
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"sync"
 
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -22,13 +25,6 @@ type identities struct {
 	signers []gossh.Signer
 	offered []string
 	skipped []string
-	agent   net.Conn // must be closed after the log-in; nil if none
-}
-
-func (i *identities) close() {
-	if i.agent != nil {
-		_ = i.agent.Close()
-	}
 }
 
 func (i *identities) add(s gossh.Signer, from string) {
@@ -60,23 +56,24 @@ func (i *identities) describe() string {
 
 // identities gathers the keys for r: those that the configuration names, else the agent's and the
 // identity files of ssh_config. A named key that cannot be used is an error; a file of ssh_config is left out.
-func (p *Pool) identities(r *resolved) (*identities, error) {
+// The agent, which signs too, can be asked until ctx ends.
+func (p *Pool) identities(ctx context.Context, r *resolved) (*identities, error) {
 	ids := &identities{}
 	var agentSigners []gossh.Signer
-	askAgent := func() error {
-		if ids.agent != nil || r.agentSocket == "" {
+	askAgent := sync.OnceValue(func() error {
+		if r.agentSocket == "" {
 			return nil
 		}
-		conn, err := net.Dial("unix", r.agentSocket)
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", r.agentSocket)
 		if err != nil {
 			return fmt.Errorf("ssh-agent: %w", err)
 		}
-		ids.agent = conn
+		context.AfterFunc(ctx, func() { _ = conn.Close() })
 		if agentSigners, err = agent.NewClient(conn).Signers(); err != nil {
-			return fmt.Errorf("ssh-agent %s: list keys: %w", r.agentSocket, err)
+			return fmt.Errorf("ssh-agent %s: list keys: %w", r.agentSocket, cmp.Or(context.Cause(ctx), err))
 		}
 		return nil
-	}
+	})
 	held := func(key gossh.PublicKey) gossh.Signer {
 		for _, s := range agentSigners {
 			if string(s.PublicKey().Marshal()) == string(key.Marshal()) {
@@ -135,7 +132,7 @@ func (p *Pool) identities(r *resolved) (*identities, error) {
 	}
 	if r.agent {
 		if err := askAgent(); err != nil {
-			if r.privateKey == "" && r.privateKeyFile == "" {
+			if r.privateKey == "" && r.privateKeyFile == "" && ctx.Err() == nil {
 				ids.skipped = append(ids.skipped, err.Error())
 			} else {
 				return ids, err

@@ -156,8 +156,7 @@ func (p *Pool) dial(parent context.Context, r *resolved, via *conn) (*conn, erro
 	if err != nil {
 		return fail("host key", err, "")
 	}
-	ids, err := p.identities(r)
-	defer ids.close()
+	ids, err := p.identities(ctx, r)
 	if err != nil {
 		return fail("log in", err, "")
 	}

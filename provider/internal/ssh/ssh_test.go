@@ -287,6 +287,27 @@ func TestAgentHoldsTheKeyOfALockedFile(t *testing.T) {
 	}
 }
 
+func TestAnAgentThatDoesNotAnswerIsNotWaitedForLongerThanAHost(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "agent") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket, conf := filepath.Join(dir, "agent.sock"), filepath.Join(dir, "config")
+	l, err := net.Listen("unix", socket) // it takes connections, and nobody reads them
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	if err := os.WriteFile(conf, []byte("Host *\n  IdentityAgent "+socket+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := pool(t, Config{Hosts: map[string]Options{"nfs01": {Address: "127.0.0.1", Port: 1}}, ConfigFile: conf, ConnectTimeout: 50 * time.Millisecond})
+	e := refused(t, p, "nfs01")
+	mention(t, e.Error(), "log in", "ssh-agent "+socket, "no answer within 50ms")
+}
+
 func TestSshConfigSaysWhereAHostIs(t *testing.T) {
 	t.Parallel()
 	s := sshdtest.Start(t, sshdtest.Options{})
