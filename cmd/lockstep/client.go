@@ -17,7 +17,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/plan"
 	"github.com/lockstep-sync/lockstep/agent/replicate"
@@ -36,11 +38,15 @@ const (
 type client struct {
 	name   string // of the pair, or its runtime directory
 	socket string
+	limit  time.Duration // for the answer to a question
 	http   http.Client
 }
 
+// answerLimit is how long an agent may take to say how it is: less than the 10 s after which Nagios ends a plugin.
+const answerLimit = 8 * time.Second
+
 func newClient(name, runtimeDir string) *client {
-	c := &client{name: name, socket: filepath.Join(runtimeDir, replicate.SocketName)}
+	c := &client{name: name, socket: filepath.Join(runtimeDir, replicate.SocketName), limit: answerLimit}
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -267,9 +273,32 @@ func (c *client) get(ctx context.Context, method, path string, v any) error {
 	return nil
 }
 
-func (c *client) status(ctx context.Context) (replicate.Status, error) {
-	var s replicate.Status
-	return s, c.get(ctx, http.MethodGet, "/status", &s)
+// status asks the agent how it is. A process that is stuck takes the question and never answers.
+func (c *client) status(ctx context.Context) (s replicate.Status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	err = c.get(ctx, http.MethodGet, "/status", &s)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = &statusError{exitNoAgent, fmt.Errorf("%s: the agent does not answer\nhint: %s", c.who(), c.whereToLook())}
+	}
+	return s, err
+}
+
+// answer is what an agent says of its pair, or why it says nothing.
+type answer struct {
+	status replicate.Status
+	err    error
+}
+
+// askAll asks all agents at once: one that is stuck keeps nobody from hearing the others.
+func askAll(ctx context.Context, clients []*client) []answer {
+	answers := make([]answer, len(clients))
+	var group sync.WaitGroup
+	for i, c := range clients {
+		group.Go(func() { answers[i].status, answers[i].err = c.status(ctx) })
+	}
+	group.Wait()
+	return answers
 }
 
 // stream calls each with every update until the agent is done, or each returns an error.

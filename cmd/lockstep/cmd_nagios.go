@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -22,31 +21,22 @@ const (
 
 var nagiosWord = [...]string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}
 
-// nagiosTimeout is less than the 10 s after which Nagios ends a plugin.
-const nagiosTimeout = 8 * time.Second
-
 // nagios prints one line for the pairs of clients, the worst first, with performance data, and ends with its status. What
 // follows the first line is long output, which monitors show on demand.
 func nagios(ctx context.Context, std stdio, clients []*client, maxLag time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, nagiosTimeout)
-	defer cancel()
 	if len(clients) == 0 {
 		fmt.Fprintln(std.out, "LOCKSTEP CRITICAL - no agent runs on this host")
 		return &statusError{status: nagiosCritical}
 	}
 	worst, words := nagiosOK, ""
 	var long, perf []string
-	for _, c := range clients {
+	for _, a := range askAll(ctx, clients) {
 		level, line := nagiosCritical, ""
-		s, err := c.status(ctx)
-		switch {
-		case errors.Is(err, context.DeadlineExceeded):
-			line = fmt.Sprintf("%s: the agent does not answer within %v", c.name, nagiosTimeout)
-		case err != nil:
-			line, _, _ = strings.Cut(err.Error(), "\n")
-		default:
-			level, line = nagiosLevel(s, maxLag)
-			perf = append(perf, nagiosPerformance(s, maxLag, len(clients) > 1)...)
+		if a.err != nil {
+			line, _, _ = strings.Cut(a.err.Error(), "\n")
+		} else {
+			level, line = nagiosLevel(a.status, maxLag)
+			perf = append(perf, nagiosPerformance(a.status, maxLag, len(clients) > 1)...)
 		}
 		line = visible(strings.ReplaceAll(line, "|", "/")) // what follows a bar is performance data
 		if level > worst || words == "" {

@@ -115,31 +115,26 @@ func statusOfAll(ctx context.Context, std stdio, all []*client, asJSON bool) err
 	if !asJSON {
 		fmt.Fprintln(w, "PAIR\tSTATE\tBACKLOG\tLAG\tHELD\tLEDGER\tREASON")
 	}
-	for _, c := range all {
-		s, err := c.status(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return err
-			}
-			fmt.Fprintf(std.err, "lockstep: %v\n", err)
-			worst = exitNoAgent
-			s = silent(c, err)
-			list = append(list, s)
-			if !asJSON {
-				fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t-\t%s\n", s.Pair, s.State, visible(s.Reason))
-			}
-			continue
-		}
-		list = append(list, s)
+	for i, a := range askAll(ctx, all) {
+		s, status := a.status, stateStatus(a.status.State)
 		held := 0
 		if s.Held != nil {
 			held = s.Held.Count
 		}
-		if !asJSON {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%d\t%d\t%s\n", s.Pair, s.State, s.Backlog.Paths, lag(s), held, s.Ledger.Count, visible(s.Reason))
+		numbers := fmt.Sprintf("%d\t%s\t%d\t%d", s.Backlog.Paths, lag(s), held, s.Ledger.Count)
+		if a.err != nil {
+			if ctx.Err() != nil {
+				return a.err
+			}
+			fmt.Fprintf(std.err, "lockstep: %v\n", a.err)
+			s, status, numbers = silent(all[i], a.err), exitNoAgent, "-\t-\t-\t-"
 		}
-		if st := stateStatus(s.State); severity(st) > severity(worst) {
-			worst = st
+		list = append(list, s)
+		if !asJSON {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Pair, s.State, numbers, visible(s.Reason))
+		}
+		if severity(status) > severity(worst) {
+			worst = status
 		}
 	}
 	if asJSON {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -62,5 +63,36 @@ func TestStatusOfAllTellsOfAPairWithoutAnAgent(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 2 || list[1].Pair != "pw" || list[1].State != "no agent" ||
 		!strings.HasPrefix(list[1].Reason, "no agent answers at /") || list[1].Hint == "" {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// An agent that is stuck has no answer, and the others are heard all the same.
+func TestAStuckAgentHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	stuck := func(pair string) *client {
+		c := serving(t, pair, func(http.ResponseWriter, *http.Request) { <-release })
+		c.limit = 50 * time.Millisecond
+		return c
+	}
+	clients := []*client{stuck("a"), stuck("b"), answering(t, replicate.Status{Pair: "data", State: replicate.InStep})}
+	t.Cleanup(func() { close(release) })
+	var out, stderr bytes.Buffer
+	var status *statusError
+	if err := statusOfAll(t.Context(), stdio{out: &out, err: &stderr}, clients, false); !errors.As(err, &status) || status.status != exitNoAgent {
+		t.Errorf("%v", err)
+	}
+	for _, line := range []string{`a +no answer +- +- +- +- +the agent does not answer`, `data +in step +0 +0s +0 +0`} {
+		if !regexp.MustCompile(`(?m)^` + line + ` *$`).MatchString(out.String()) {
+			t.Errorf("%s is not in:\n%s", line, &out)
+		}
+	}
+	if !strings.HasPrefix(stderr.String(), "lockstep: pair \"a\": the agent does not answer\nhint: ") {
+		t.Errorf("standard error: %s", &stderr)
+	}
+	out.Reset()
+	if err := nagios(t.Context(), stdio{out: &out}, clients, time.Minute); !errors.As(err, &status) || status.status != nagiosCritical ||
+		!strings.Contains(out.String(), "CRITICAL - pair \"b\": the agent does not answer\nOK - data: in step\n") {
+		t.Errorf("%v: %s", err, &out)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -139,9 +140,14 @@ func lookAt(ctx context.Context, pairs []*watched, clients []*client) ([]*watche
 	if len(pairs) == 0 {
 		return nil, noAgent()
 	}
+	var group sync.WaitGroup
+	for _, w := range pairs {
+		group.Go(func() { w.ask(ctx) })
+	}
+	group.Wait()
 	var silent []error
 	for _, w := range pairs {
-		if w.ask(ctx); w.err != nil {
+		if w.err != nil {
 			silent = append(silent, w.err)
 		}
 	}
