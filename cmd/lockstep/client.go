@@ -26,13 +26,8 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
-// Where a packaged agent has its directories; see lockstep(8) FILES.
-const (
-	pairsDir   = "/etc/lockstep/pairs"
-	secretsDir = "/etc/lockstep/secrets"
-	stateRoot  = "/var/lib/lockstep"
-	runRoot    = "/run/lockstep"
-)
+// runRoot has the runtime directory of each agent; see lockstep(8) FILES.
+const runRoot = "/run/lockstep"
 
 // client talks to one agent over its status socket.
 type client struct {
@@ -69,7 +64,7 @@ func (c *client) whereToLook() string {
 	switch {
 	case filepath.IsAbs(c.name):
 		return "is `lockstep run` with this --runtime-dir running?"
-	case missing(filepath.Join(pairsDir, c.name+".yaml")):
+	case missing(plan.DefinitionFile(c.name)):
 		return pairsHere()
 	case onlyBackup("", c.name):
 		return "this is the pair's backup host; ask on its source host, where the agent runs"
@@ -88,7 +83,7 @@ func pairsHere() string {
 
 // defined lists the pairs whose definitions apply has put on the host whose files are below root, "" for this one.
 func defined(root string) []string {
-	files, err := filepath.Glob(filepath.Join(root+pairsDir, "*.yaml"))
+	files, err := filepath.Glob(root + plan.DefinitionFile("*"))
 	if err != nil {
 		return nil // only for a malformed pattern
 	}
@@ -111,7 +106,7 @@ func onlyBackup(root, pair string) bool {
 		return false
 	}
 	secret := root + plan.SecretFile(pair)
-	return missing(secret) || !exists(secret) && missing(filepath.Join(root+stateRoot, pair))
+	return missing(secret) || !exists(secret) && missing(filepath.Join(root+plan.StateDir, pair))
 }
 
 func exists(path string) bool {

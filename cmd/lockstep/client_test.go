@@ -34,12 +34,12 @@ func TestPairsOfAHostAreThoseThatShouldHaveAnAgent(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	for _, file := range []string{
-		filepath.Join(pairsDir, "dead.yaml"), plan.SecretFile("dead"),
-		filepath.Join(pairsDir, "hooks.yaml"),
-		filepath.Join(pairsDir, "both.yaml"), plan.SecretFile("both"), plan.SecretsFile("both"), plan.ModuleFile("both"),
-		filepath.Join(pairsDir, "backup.yaml"), plan.SecretsFile("backup"), plan.ModuleFile("backup"),
+		plan.DefinitionFile("dead"), plan.SecretFile("dead"),
+		plan.DefinitionFile("hooks"),
+		plan.DefinitionFile("both"), plan.SecretFile("both"), plan.SecretsFile("both"), plan.ModuleFile("both"),
+		plan.DefinitionFile("backup"), plan.SecretsFile("backup"), plan.ModuleFile("backup"),
 		filepath.Join(runRoot, "alive", replicate.SocketName),
-		filepath.Join(pairsDir, "well.yaml"), plan.SecretFile("well"), filepath.Join(runRoot, "well", replicate.SocketName),
+		plan.DefinitionFile("well"), plan.SecretFile("well"), filepath.Join(runRoot, "well", replicate.SocketName),
 	} {
 		if err := os.MkdirAll(filepath.Dir(root+file), 0o755); err != nil {
 			t.Fatal(err)

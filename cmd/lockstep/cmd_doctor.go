@@ -58,8 +58,8 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 	f := newPairFlags(std, "doctor", "[NAME] [--json] [--definition FILE --password-file FILE]")
 	d := &doctor{std: std}
 	asJSON := f.Bool("json", false, "print JSON")
-	f.StringVar(&d.files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
-	f.StringVar(&d.files.password, "password-file", "", "rsync password `file` (default "+secretsDir+"/NAME)")
+	f.StringVar(&d.files.definition, "definition", "", "pair definition `file` (default "+plan.DefinitionFile("NAME")+")")
+	f.StringVar(&d.files.password, "password-file", "", "rsync password `file` (default "+plan.SecretFile("NAME")+")")
 	f.StringVar(&d.rsync, "rsync", "", "rsync `binary` (default: the one in PATH)")
 	durationVar(f.FlagSet, &d.timeout, "timeout", 10*time.Second, "a step that waits longer than this `time` has failed")
 	name, err := f.parse(args)
@@ -75,8 +75,8 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 	}
 	if name != "" {
 		d.name = name
-		d.files.definition = cmp.Or(d.files.definition, filepath.Join(pairsDir, name+".yaml"))
-		d.files.password = cmp.Or(d.files.password, filepath.Join(secretsDir, name))
+		d.files.definition = cmp.Or(d.files.definition, plan.DefinitionFile(name))
+		d.files.password = cmp.Or(d.files.password, plan.SecretFile(name))
 		d.files.sshKey, d.files.knownHosts = plan.SSHKeyFile(name), plan.KnownHostsFile(name)
 		d.files.runtime = cmp.Or(d.files.runtime, filepath.Join(runRoot, name))
 	}
@@ -186,7 +186,7 @@ func (d *doctor) definition() bool {
 	if err != nil {
 		do := "run doctor as somebody who may read it"
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && d.files.definition == filepath.Join(pairsDir, d.name+".yaml"):
+		case errors.Is(err, fs.ErrNotExist) && d.files.definition == plan.DefinitionFile(d.name):
 			do = pairsHere()
 		case errors.Is(err, fs.ErrNotExist):
 			do = "check --definition"

@@ -18,6 +18,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
+	"github.com/lockstep-sync/lockstep/agent/plan"
 	"github.com/lockstep-sync/lockstep/agent/replicate"
 )
 
@@ -39,11 +40,11 @@ func (files *runFiles) shell(p pair.Pair) []string {
 func runRun(ctx context.Context, std stdio, args []string) error {
 	f := newFlags(std, "", "run NAME", "run --definition FILE --password-file FILE --state-dir DIR --runtime-dir DIR")
 	var files runFiles
-	f.StringVar(&files.definition, "definition", "", "pair definition `file` (default "+pairsDir+"/NAME.yaml)")
-	f.StringVar(&files.password, "password-file", "", "rsync password `file` (default $CREDENTIALS_DIRECTORY/password or "+secretsDir+"/NAME)")
-	f.StringVar(&files.sshKey, "ssh-key", "", "private key `file`, with transport ssh (default $CREDENTIALS_DIRECTORY/ssh_key or "+secretsDir+"/NAME.ssh)")
-	f.StringVar(&files.knownHosts, "known-hosts", "", "`file` with the backup host's keys, with transport ssh (default $CREDENTIALS_DIRECTORY/known_hosts or "+secretsDir+"/NAME.known_hosts)")
-	f.StringVar(&files.state, "state-dir", "", "state `directory` (default $STATE_DIRECTORY or "+stateRoot+"/NAME)")
+	f.StringVar(&files.definition, "definition", "", "pair definition `file` (default "+plan.DefinitionFile("NAME")+")")
+	f.StringVar(&files.password, "password-file", "", "rsync password `file` (default $CREDENTIALS_DIRECTORY/password or "+plan.SecretFile("NAME")+")")
+	f.StringVar(&files.sshKey, "ssh-key", "", "private key `file`, with transport ssh (default $CREDENTIALS_DIRECTORY/ssh_key or "+plan.SSHKeyFile("NAME")+")")
+	f.StringVar(&files.knownHosts, "known-hosts", "", "`file` with the backup host's keys, with transport ssh (default $CREDENTIALS_DIRECTORY/known_hosts or "+plan.KnownHostsFile("NAME")+")")
+	f.StringVar(&files.state, "state-dir", "", "state `directory` (default $STATE_DIRECTORY or "+plan.StateDir+"/NAME)")
 	f.StringVar(&files.runtime, "runtime-dir", "", "runtime `directory` (default $RUNTIME_DIRECTORY or "+runRoot+"/NAME)")
 	rsync := f.String("rsync", "", "rsync `binary` (default: the one in PATH)")
 	debug := f.Bool("debug", false, "log every transfer")
@@ -59,7 +60,7 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	p, err := readDefinition(files.definition)
-	if errors.Is(err, fs.ErrNotExist) && files.definition == filepath.Join(pairsDir, name+".yaml") {
+	if errors.Is(err, fs.ErrNotExist) && files.definition == plan.DefinitionFile(name) {
 		err = fmt.Errorf("%w\nhint: %s", err, pairsHere())
 	}
 	if err != nil {
@@ -147,8 +148,7 @@ func (files *runFiles) login(p pair.Pair) (user string, err error) {
 
 // complete fills what was not given, first from what systemd says, then from the packaged places.
 func (files *runFiles) complete(name string) error {
-	password := filepath.Join(secretsDir, name)
-	sshKey, knownHosts := password+".ssh", password+".known_hosts"
+	password, sshKey, knownHosts := plan.SecretFile(name), plan.SSHKeyFile(name), plan.KnownHostsFile(name)
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
 		password, sshKey, knownHosts = filepath.Join(dir, "password"), filepath.Join(dir, "ssh_key"), filepath.Join(dir, "known_hosts")
 	}
@@ -157,11 +157,11 @@ func (files *runFiles) complete(name string) error {
 		env  string
 		or   string
 	}{
-		{&files.definition, "", filepath.Join(pairsDir, name+".yaml")},
+		{&files.definition, "", plan.DefinitionFile(name)},
 		{&files.password, "", password},
 		{&files.sshKey, "", sshKey},
 		{&files.knownHosts, "", knownHosts},
-		{&files.state, "STATE_DIRECTORY", filepath.Join(stateRoot, name)},
+		{&files.state, "STATE_DIRECTORY", filepath.Join(plan.StateDir, name)},
 		{&files.runtime, "RUNTIME_DIRECTORY", filepath.Join(runRoot, name)},
 	} {
 		if *d.path == "" {

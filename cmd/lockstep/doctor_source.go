@@ -35,7 +35,7 @@ func (d *doctor) source() {
 	}
 	if d.name != "" {
 		var known struct{ Path, Identity string }
-		data, err := os.ReadFile(filepath.Join(stateRoot, d.name, "source.json"))
+		data, err := os.ReadFile(filepath.Join(plan.StateDir, d.name, "source.json"))
 		noted := err == nil && json.Unmarshal(data, &known) == nil && known.Path == d.pair.Source.Path
 		d.right = noted && known.Identity == id.String()
 		if noted && !d.right {
