@@ -363,8 +363,8 @@ func standstill(s *replicate.Status) string {
 	return standing(&t)
 }
 
-// readPassword returns the second line of a password file, which may name the rsync user. Rsync reads only the first.
-func readPassword(name string) (user string, err error) {
+// passwordUser returns the rsync user that the second line of a password file may name. Rsync reads only the first.
+func passwordUser(name string) (user string, err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err

@@ -26,21 +26,16 @@ func runCompletion(_ context.Context, std stdio, args []string) error {
 	if !ok {
 		return usageError(fmt.Errorf("completion: unknown shell %q; want bash, zsh or fish", flags.Arg(0)))
 	}
-	var names, zsh, fish, named []string
+	var names, zsh, fish []string
 	for _, c := range commands() {
 		names = append(names, c.name)
 		zsh = append(zsh, fmt.Sprintf("    '%s:%s'", c.name, strings.ReplaceAll(strings.ReplaceAll(c.short, "'", ""), ":", " -")))
 		fish = append(fish, fmt.Sprintf("complete -c lockstep -n __fish_use_subcommand -f -a %s -d '%s'", c.name, strings.ReplaceAll(c.short, "'", "")))
-		for _, p := range pairCommands {
-			if p == c.name {
-				named = append(named, p)
-			}
-		}
 	}
 	script = strings.NewReplacer(
 		"@COMMANDS@", strings.Join(names, " "),
-		"@NAMED@", strings.Join(named, " "),
-		"@NAMED_CASE@", strings.Join(named, "|"),
+		"@NAMED@", strings.Join(pairCommands, " "),
+		"@NAMED_CASE@", strings.Join(pairCommands, "|"),
 		"@ZSH@", strings.Join(zsh, "\n"),
 		"@FISH@", strings.Join(fish, "\n"),
 	).Replace(script)

@@ -162,7 +162,7 @@ func (d *doctor) examine(ctx context.Context) {
 		{"password", d.password},
 		{"name", func() bool { return d.resolve(ctx) }},
 		{"connect", func() bool { return d.connect(ctx) }},
-		{"login", func() bool { return runner != nil && d.login(ctx, runner) }},
+		{"login", func() bool { return d.login(ctx, runner) }},
 		{"canary", func() bool { return d.canary(ctx, runner) }},
 	}
 	for i, step := range path {

@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -85,7 +84,7 @@ func compareSersync(ctx context.Context, std stdio, file string, result *sersync
 		ctx, stop = context.WithTimeout(ctx, opts.length)
 		defer stop()
 	}
-	v := &shadowView{w: std.err, line: newProgressLine(std.err), until: opts.length, began: report.Began, all: shadows}
+	v := &shadowView{w: std.err, line: newProgressLine(std.err), until: opts.length, began: report.Began, all: shadows, told: map[*shadow]string{}}
 	var group sync.WaitGroup
 	fatal := make([]error, len(shadows))
 	for i, s := range shadows {
@@ -103,9 +102,7 @@ func compareSersync(ctx context.Context, std stdio, file string, result *sersync
 	}
 	var err error
 	if opts.asJSON {
-		enc := json.NewEncoder(std.out)
-		enc.SetIndent("", "  ")
-		err = enc.Encode(report)
+		err = printJSON(std.out, report)
 	} else {
 		err = writeReport(std.out, report)
 	}
@@ -138,7 +135,7 @@ func (v *shadowView) follow(ctx context.Context, s *shadow, opts compareOptions)
 	for {
 		began := time.Now()
 		v.mu.Lock()
-		known := s.snapshot()
+		known := *s // what a comparison may change; it counts when the comparison is complete
 		v.mu.Unlock()
 		settled, res := known.round(ctx)
 		if ctx.Err() != nil {
@@ -146,7 +143,7 @@ func (v *shadowView) follow(ctx context.Context, s *shadow, opts compareOptions)
 		}
 		v.mu.Lock()
 		if res.Class == transfer.Done {
-			*s = *known
+			*s = known
 		} else {
 			s.explain(&res)
 			s.Failed++
@@ -178,9 +175,6 @@ func (v *shadowView) follow(ctx context.Context, s *shadow, opts compareOptions)
 // show tells what is new. It is called with mu held.
 func (v *shadowView) show(s *shadow, settled []*difference) {
 	const named = 20
-	if v.told == nil {
-		v.told = map[*shadow]string{}
-	}
 	if s.Problem != v.told[s] {
 		if v.told[s] = s.Problem; s.Problem != "" {
 			v.line.end()
@@ -239,12 +233,6 @@ func (s *shadow) count() int {
 		}
 	}
 	return n
-}
-
-// snapshot is a copy that a comparison may change.
-func (s *shadow) snapshot() *shadow {
-	c := *s
-	return &c
 }
 
 // writeReport tells people what was found.

@@ -143,7 +143,7 @@ func (files *runFiles) login(p pair.Pair) (user string, err error) {
 	if p.HooksOnly() {
 		return "", nil
 	}
-	return readPassword(files.password)
+	return passwordUser(files.password)
 }
 
 // complete fills what was not given, first from what systemd says, then from the packaged places.

@@ -23,7 +23,7 @@ import (
 
 func (d *doctor) localRsync(ctx context.Context) *transfer.Runner {
 	d.user = d.pair.Auth.User
-	if user, err := readPassword(d.files.password); err == nil && user != "" {
+	if user, err := passwordUser(d.files.password); err == nil && user != "" {
 		d.user = user
 	}
 	p := d.pair

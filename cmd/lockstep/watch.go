@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,18 +23,15 @@ const historyLength = 120
 // history is what the live view remembers of a pair from second to second.
 type history struct {
 	lag, backlog, rate []float64 // seconds, paths, bytes per second
-	files              float64   // per second, now
 	last               replicate.Counters
 	at                 time.Time
 }
 
 func (h *history) add(s replicate.Status, now time.Time) {
 	rate := 0.0
-	h.files = 0
 	// An agent that was started again counts from 0.
 	if d := now.Sub(h.at).Seconds(); !h.at.IsZero() && d > 0 && s.Counters.Bytes >= h.last.Bytes {
 		rate = float64(s.Counters.Bytes-h.last.Bytes) / d
-		h.files = float64(max(0, s.Counters.Files-h.last.Files)) / d
 	}
 	h.last, h.at = s.Counters, now
 	for _, v := range []struct {
@@ -129,11 +127,7 @@ func watchStatus(ctx context.Context, std stdio, clients func() []*client) error
 func lookAt(ctx context.Context, pairs []*watched, clients []*client) ([]*watched, error) {
 	first := len(pairs) == 0
 	for _, c := range clients {
-		known := false
-		for _, w := range pairs {
-			known = known || w.client.socket == c.socket
-		}
-		if !known {
+		if !slices.ContainsFunc(pairs, func(w *watched) bool { return w.client.socket == c.socket }) {
 			pairs = append(pairs, &watched{client: c})
 		}
 	}
