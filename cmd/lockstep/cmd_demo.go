@@ -39,11 +39,8 @@ type demo struct {
 func runDemo(ctx context.Context, std stdio, args []string) error {
 	f := newFlags(std, "", "demo [--keep]")
 	keep := f.Bool("keep", false, "leave the directories in place")
-	if err := f.Parse(args); err != nil {
-		return flagError(err)
-	}
-	if f.NArg() > 0 {
-		return usageError(fmt.Errorf("unexpected argument %q", f.Arg(0)))
+	if err := noArguments(f, args); err != nil {
+		return err
 	}
 	rsync, err := exec.LookPath("rsync")
 	if err != nil {

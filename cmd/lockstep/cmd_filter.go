@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/pair"
@@ -68,7 +67,7 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 		if pattern, ok := exclude.Find(path, dir); ok {
 			verdict = "excluded by " + pattern
 		}
-		if _, err := fmt.Fprintf(std.out, "%s: %s\n", printable(arg), verdict); err != nil {
+		if _, err := fmt.Fprintf(std.out, "%s: %s\n", visible(arg), verdict); err != nil {
 			return err
 		}
 	}
@@ -100,12 +99,4 @@ func testedPath(root, arg string) (path string, dir bool, err error) {
 		path = ""
 	}
 	return path, dir, nil
-}
-
-// printable keeps a name from writing to the terminal what it likes.
-func printable(s string) string {
-	if q := strconv.Quote(s); q != `"`+s+`"` {
-		return q
-	}
-	return s
 }

@@ -36,6 +36,7 @@ func TestFilterTestTellsWhichPatternExcludes(t *testing.T) {
 		{"definition", []string{"--definition", definition, dir + "/src/a.tmp", ".cache", "x"}, exitOK,
 			dir + "/src/a.tmp: excluded by *.tmp\n.cache: excluded by .cache/\nx: included\n", "1 filter rules"},
 		{"odd name", []string{"--exclude", "*", "a\nb"}, exitOK, "\"a\\nb\": excluded by *\n", ""},
+		{"name that turns text around", []string{"--exclude", "*", "a\u202eb"}, exitOK, "\"a\\u202eb\": excluded by *\n", ""},
 		{"no path", []string{"--exclude", "*"}, exitUsage, "", "no PATH given"},
 		{"outside", []string{"../x"}, exitUsage, "", `"../x" is not below the source directory`},
 		{"absolute", []string{"/x"}, exitUsage, "", "relative to the source directory"},

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/lockstep-sync/lockstep/agent/unit"
 )
@@ -13,11 +12,8 @@ import (
 func runUnit(_ context.Context, std stdio, args []string) error {
 	flags := newFlags(std, "", "unit [--binary PATH]")
 	binary := flags.String("binary", "/usr/bin/lockstep", "the `PATH` at which lockstep will be installed")
-	if err := flags.Parse(args); err != nil {
-		return flagError(err)
-	}
-	if flags.NArg() > 0 {
-		return usageError(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
+	if err := noArguments(flags, args); err != nil {
+		return err
 	}
 	_, err := std.out.Write(unit.Agent(*binary).Render())
 	return err

@@ -113,9 +113,10 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 	return &statusError{exitFailure, errors.New(msg)}
 }
 
-// maxInput is more than any definition or confxml.xml has; the parsers refuse less.
+// maxInput is more than any definition, request or confxml.xml has; the parsers refuse less.
 const maxInput = 16 << 20
 
+// readInput reads a file, or standard input where it is called -.
 func readInput(std stdio, file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(io.LimitReader(std.in, maxInput))

@@ -3,11 +3,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -20,9 +20,6 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 	"github.com/lockstep-sync/lockstep/agent/watch"
 )
-
-// maxRequest bounds standard input; the definition in it is bounded by pair.MaxSize.
-const maxRequest = 4 << 20
 
 const hostHelp = `
 A request (JSON, see DESIGN.md) or a pair definition (YAML) is read from standard input, unless
@@ -237,13 +234,7 @@ func (f hostFlags) request(std stdio, verb plan.Verb) (plan.Request, plan.Reply,
 	if f.name != "" {
 		return plan.Request{Protocol: plan.Protocol, Pair: plan.Definition{Name: f.name}}, empty, nil
 	}
-	var data []byte
-	var err error
-	if f.definition != "" {
-		data, err = os.ReadFile(f.definition)
-	} else {
-		data, err = io.ReadAll(io.LimitReader(std.in, maxRequest))
-	}
+	data, err := readInput(std, cmp.Or(f.definition, "-"))
 	if err != nil {
 		return plan.Request{}, empty, err
 	}

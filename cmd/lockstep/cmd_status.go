@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lockstep-sync/lockstep/agent/replicate"
 )
@@ -336,15 +338,8 @@ func size(n int64) string {
 
 // visible shows a file name, which may hold anything, without letting it talk to the terminal.
 func visible(s string) string {
-	clean := true
-	for _, r := range s {
-		if r < ' ' || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 {
-			clean = false
-			break
-		}
+	if strings.ContainsFunc(s, func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }) {
+		return strconv.Quote(s)
 	}
-	if clean {
-		return s
-	}
-	return fmt.Sprintf("%q", s)
+	return s
 }

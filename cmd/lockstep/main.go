@@ -236,13 +236,20 @@ func oneArgument(flags *flag.FlagSet, args []string) (string, error) {
 	return "", nil
 }
 
-func runVersion(_ context.Context, std stdio, args []string) error {
-	flags := newFlags(std, "", "version")
+// noArguments parses flags that nothing else may follow.
+func noArguments(flags *flag.FlagSet, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return flagError(err)
 	}
 	if flags.NArg() > 0 {
 		return usageError(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
+	}
+	return nil
+}
+
+func runVersion(_ context.Context, std stdio, args []string) error {
+	if err := noArguments(newFlags(std, "", "version"), args); err != nil {
+		return err
 	}
 	_, err := fmt.Fprintf(std.out, "lockstep %s\n", version)
 	return err
