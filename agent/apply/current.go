@@ -83,9 +83,9 @@ func (s *session) file(p string, want plan.File) (plan.File, bool, error) {
 	}
 	have.Mode, have.Owner, have.Group, have.Data = f.Mode, f.Owner, f.Group, f.Data
 	if !f.Dir {
-		written, recorded := s.rec.Files[p]
-		have.Foreign = !recorded && !plan.HasHeader(f.Data) && !s.adopts(p, f.Data)
-		have.Edited = recorded && written != s.rec.digest(f.Data)
+		ever, last := s.rec.wrote(p, f.Data)
+		have.Foreign = !ever && !plan.HasHeader(f.Data) && !s.adopts(p, f.Data)
+		have.Edited = ever && !last
 	}
 	return have, true, nil
 }
@@ -207,12 +207,11 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 		f.Addresses = before.Addresses // a name server that is away changes nothing
 	}
 	for name, d := range found.Dirs {
-		f.Dirs[name] = plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, Mount: d.Mount, Entries: d.Entries}
+		dir := plan.Dir{Exists: d.Exists, IsDir: d.IsDir, Symlink: d.Symlink, ReadOnly: d.ReadOnly, FS: d.FS, Mount: d.Mount, Entries: d.Entries}
 		if before.Ends.BackupPath == name { // another directory may be on another disk
-			dir := f.Dirs[name]
 			dir.WasFS, dir.WasMount = before.FS, before.Mount
-			f.Dirs[name] = dir
 		}
+		f.Dirs[name] = dir
 	}
 	s.facts = f
 	return nil

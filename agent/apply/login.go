@@ -57,8 +57,7 @@ func (s *session) sshKey() (key []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, recorded := s.rec.Files[file]
-	if !recorded || digest != s.rec.digest(f.Data) || publicSSHKey(f.Data) == "" {
+	if _, last := s.rec.wrote(file, f.Data); !last || publicSSHKey(f.Data) == "" {
 		return nil, nil
 	}
 	return f.Data, nil
@@ -71,7 +70,7 @@ func (s *session) hostKeys(told []string) []string {
 	}
 	file := plan.KnownHostsFile(s.req.Pair.Name)
 	f, err := s.m.Files.Read(file)
-	if digest, recorded := s.rec.Files[file]; err != nil || !recorded || digest != s.rec.digest(f.Data) {
+	if _, last := s.rec.wrote(file, f.Data); err != nil || !last {
 		return nil
 	}
 	var keys []string

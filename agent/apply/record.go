@@ -152,6 +152,12 @@ func (r *record) digest(data []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// wrote is whether lockstep wrote a file, and whether data is what it wrote last.
+func (r *record) wrote(path string, data []byte) (ever, last bool) {
+	digest, ever := r.Files[path]
+	return ever, ever && digest == r.digest(data)
+}
+
 func (r *record) roles(pair string) []plan.Role {
 	return slices.Sorted(maps.Keys(r.Pairs[pair]))
 }

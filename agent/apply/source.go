@@ -155,9 +155,9 @@ func (s *session) sourceSecret() (secret *plan.Secret, hostKeys []string, edited
 	f, err := s.m.Files.Read(plan.SecretFile(p.Name))
 	switch {
 	case err == nil:
-		digest, recorded := s.rec.Files[plan.SecretFile(p.Name)]
-		edited = recorded && digest != s.rec.digest(f.Data)
-		if have, ok := plan.ParseSecretData(f.Data); ok && recorded && !edited {
+		ever, last := s.rec.wrote(plan.SecretFile(p.Name), f.Data)
+		edited = ever && !last
+		if have, ok := plan.ParseSecretData(f.Data); ok && last {
 			kept = &have
 		}
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, host.ErrNotOwned):
