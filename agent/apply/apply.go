@@ -43,7 +43,6 @@ type Command struct {
 type session struct {
 	m     *host.Machine
 	cmd   Command
-	role  plan.Role
 	req   plan.Request
 	rec   *record
 	found host.Facts
@@ -53,7 +52,7 @@ type session struct {
 
 // Run does what the command says and tells everything, failures too, in the reply.
 func Run(ctx context.Context, m *host.Machine, cmd Command, req plan.Request) plan.Reply {
-	s := &session{m: m, cmd: cmd, role: cmd.Role, req: req,
+	s := &session{m: m, cmd: cmd, req: req,
 		reply: plan.Reply{Protocol: plan.Protocol, Changes: []plan.Change{}, Checks: map[string]string{}}}
 	if err := s.run(ctx); err != nil {
 		s.fail(err)
@@ -87,8 +86,8 @@ func stop(path, msg, hint string) error {
 }
 
 func (s *session) run(ctx context.Context) error {
-	if s.role != plan.Source && s.role != plan.Backup {
-		return stop("", fmt.Sprintf("%q is not a role", s.role), "write --role source or --role backup")
+	if s.cmd.Role != plan.Source && s.cmd.Role != plan.Backup {
+		return stop("", fmt.Sprintf("%q is not a role", s.cmd.Role), "write --role source or --role backup")
 	}
 	s.rec = &record{} // until root is certain, there is none that could be read
 	if err := s.inspect(ctx, host.Query{}); err != nil {
@@ -120,7 +119,7 @@ func (s *session) run(ctx context.Context) error {
 	if s.cmd.Verb == plan.Destroy || s.cmd.Verb == plan.Plan && s.req.Absent {
 		return s.destroy(ctx)
 	}
-	if s.role == plan.Source {
+	if s.cmd.Role == plan.Source {
 		if key, err := s.hostKey(); err == nil && key != nil {
 			private, err := s.sshKey()
 			if err != nil {
@@ -132,23 +131,9 @@ func (s *session) run(ctx context.Context) error {
 			return s.prepare(ctx)
 		}
 	}
-	_, s.reply.Exists = s.rec.Pairs[s.req.Pair.Name][s.role]
-	named := s.req.Pair.Source.Path == "" // only
-	known := !named
-	if s.reply.Exists {
-		stored, err := s.stored(s.req.Pair.Name)
-		switch {
-		case err == nil:
-			s.reply.Pair = &stored
-			if named {
-				s.req.Pair, known = stored, true
-			}
-		case named:
-			first, _, _ := strings.Cut(err.Error(), "\n")
-			s.differs("definition", plan.DefinitionFile(s.req.Pair.Name)+": "+first)
-		}
-	}
-	if !known {
+	named := s.req.Pair.Source.Path == "" // only; the definition is the stored one then
+	s.recall(named)
+	if named && s.reply.Pair == nil {
 		return nil // nothing to compare with
 	}
 	var other []plan.Problem
@@ -163,13 +148,31 @@ func (s *session) run(ctx context.Context) error {
 			s.differs("definition", p.Msg)
 		}
 	}()
-	if s.req.Pair.HooksOnly() && s.role == plan.Backup {
+	if s.req.Pair.HooksOnly() && s.cmd.Role == plan.Backup {
 		return stop("transport", "a pair with transport none has no backup host", "apply it on its source host alone: lockstep apply --role source --definition FILE")
 	}
-	if s.role == plan.Source {
+	if s.cmd.Role == plan.Source {
 		return s.source(ctx)
 	}
 	return s.backup(ctx)
+}
+
+// recall finds what this host has of the pair already.
+func (s *session) recall(named bool) {
+	if _, s.reply.Exists = s.rec.Pairs[s.req.Pair.Name][s.cmd.Role]; !s.reply.Exists {
+		return
+	}
+	stored, err := s.stored(s.req.Pair.Name)
+	switch {
+	case err == nil:
+		s.reply.Pair = &stored
+		if named {
+			s.req.Pair = stored
+		}
+	case named:
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		s.differs("definition", plan.DefinitionFile(s.req.Pair.Name)+": "+first)
+	}
 }
 
 // stored reads the definition that is kept on this host.
@@ -187,9 +190,9 @@ func (s *session) stored(name string) (plan.Definition, error) {
 
 // tell fills the reply of a plan. For read, a problem is something that differs.
 func (s *session) tell(steps []plan.Step, problems []plan.Problem) {
-	s.reply.Checks = plan.Checks(s.role, s.req.Pair, steps)
+	s.reply.Checks = plan.Checks(s.cmd.Role, s.req.Pair, steps)
 	for _, p := range problems {
-		s.differs(objectOf(s.role, s.req.Pair.Transport, p.Path), p.Msg)
+		s.differs(objectOf(s.cmd.Role, s.req.Pair.Transport, p.Path), p.Msg)
 	}
 	if s.cmd.Verb == plan.Read {
 		return
@@ -248,7 +251,7 @@ func (s *session) afterwards(ctx context.Context, desired, further plan.State, m
 		return err
 	}
 	s.othersDirs(&now, desired)
-	s.reply.Checks = plan.Checks(s.role, s.req.Pair, plan.Diff(now, desired))
+	s.reply.Checks = plan.Checks(s.cmd.Role, s.req.Pair, plan.Diff(now, desired))
 	more(now)
 	s.reply.Exists = true
 	p := s.req.Pair

@@ -219,7 +219,7 @@ func (s *session) inspect(ctx context.Context, q host.Query) error {
 
 // tenants reads the definitions of all pairs on this host; this pair counts with its new definition and role.
 func (s *session) tenants() []plan.Tenant {
-	tenants := []plan.Tenant{{Pair: s.req.Pair, Roles: append(s.rec.roles(s.req.Pair.Name), s.role)}}
+	tenants := []plan.Tenant{{Pair: s.req.Pair, Roles: append(s.rec.roles(s.req.Pair.Name), s.cmd.Role)}}
 	for _, name := range slices.Sorted(maps.Keys(s.rec.Pairs)) {
 		if name == s.req.Pair.Name {
 			continue

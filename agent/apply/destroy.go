@@ -20,16 +20,16 @@ func (s *session) destroy(ctx context.Context) error {
 	if err := s.inspect(ctx, host.Query{Users: []string{unit.User}}); err != nil {
 		return err
 	}
-	_, bothRoles := s.rec.Pairs[name][otherRole(s.role)]
-	lastOfRole := len(s.rec.others(name, s.role)) == 0
-	lastOfAll := lastOfRole && !bothRoles && len(s.rec.others(name, otherRole(s.role))) == 0
+	_, bothRoles := s.rec.Pairs[name][otherRole(s.cmd.Role)]
+	lastOfRole := len(s.rec.others(name, s.cmd.Role)) == 0
+	lastOfAll := lastOfRole && !bothRoles && len(s.rec.others(name, otherRole(s.cmd.Role))) == 0
 
 	gone := map[string]plan.File{}
 	units := map[string]plan.Unit{}
 	if !bothRoles {
 		gone[plan.DefinitionFile(name)] = plan.File{Object: "definition", Rank: plan.RankDefinition}
 	}
-	if s.role == plan.Source {
+	if s.cmd.Role == plan.Source {
 		units[unit.AgentName(name)] = plan.Unit{Object: "service"}
 		gone[plan.SecretFile(name)] = plan.File{Object: "secret", Rank: plan.RankSecret, Secret: true}
 		gone[plan.StateDir+"/"+name] = plan.File{Object: "service", Rank: plan.RankData, Dir: true, Tree: true}
@@ -43,7 +43,7 @@ func (s *session) destroy(ctx context.Context) error {
 		}
 	}
 	lines := map[string]plan.Line{}
-	if s.role == plan.Backup {
+	if s.cmd.Role == plan.Backup {
 		gone[plan.SecretsFile(name)] = plan.File{Object: "secrets", Rank: plan.RankSecret, Secret: true}
 		for _, bySSH := range []bool{false, true} {
 			way := s.leadsTo(name, bySSH)
@@ -63,11 +63,11 @@ func (s *session) destroy(ctx context.Context) error {
 	}
 	s.othersDirs(&current, plan.State{})
 	s.reply.Problems = append(s.reply.Problems, foreign(current, plan.State{})...)
-	if s.role == plan.Source && lastOfRole && s.rec.User {
+	if s.cmd.Role == plan.Source && lastOfRole && s.rec.User {
 		_, exists := s.found.UIDs[unit.User]
 		current.User = &plan.User{Name: unit.User, Exists: exists}
 	}
-	_, recorded := s.rec.Pairs[name][s.role]
+	_, recorded := s.rec.Pairs[name][s.cmd.Role]
 	steps := plan.Diff(current, plan.State{})
 	if s.cmd.Verb == plan.Plan {
 		s.reply.Exists = recorded
@@ -89,17 +89,13 @@ func (s *session) destroy(ctx context.Context) error {
 			delete(s.rec.Dirs, p)
 		}
 	}
-	for p := range lines {
-		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
-			if err := s.forget(p); err != nil {
-				return err
-			}
-		}
+	if err := s.forgetGone(lines); err != nil {
+		return err
 	}
 	if recorded {
-		s.rec.dropPair(name, s.role)
+		s.rec.dropPair(name, s.cmd.Role)
 	}
-	if lastOfRole && s.role == plan.Source {
+	if lastOfRole && s.cmd.Role == plan.Source {
 		s.rec.User = false
 	}
 	return s.rec.save(s.m.Files)

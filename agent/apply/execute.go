@@ -141,7 +141,7 @@ func (s *session) write(step plan.Step) error {
 		} else {
 			s.rec.Files[step.Path] = s.rec.digest(f.Data)
 		}
-		if s.role == plan.Backup && f.Rank == plan.RankDefinition && step.Astray {
+		if s.cmd.Role == plan.Backup && f.Rank == plan.RankDefinition && step.Astray {
 			// With both roles on this host, the agent may have read the other text, and then has to start again.
 			delete(s.rec.Runs, unit.AgentName(s.req.Pair.Name))
 		}
@@ -292,15 +292,11 @@ func (s *session) rollBack(ctx context.Context, done []plan.Step, before plan.St
 			errs = append(errs, fmt.Errorf("%s: %w", describe(step), err))
 		}
 	}
-	for p := range touched.Lines {
-		// What was made for it and not got as far as to hold it.
-		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
-			if err := s.forget(p); err != nil {
-				errs = append(errs, err)
-			}
-		}
+	// What was made for a line and not got as far as to hold it.
+	if err := s.forgetGone(touched.Lines); err != nil {
+		errs = append(errs, err)
 	}
-	if _, was := old.Pairs[s.req.Pair.Name][plan.Source]; s.role == plan.Source && !was && !s.req.Prepare {
+	if _, was := old.Pairs[s.req.Pair.Name][plan.Source]; s.cmd.Role == plan.Source && !was && !s.req.Prepare {
 		// systemd makes it when the unit starts.
 		if err := s.m.Files.RemoveAll(plan.StateDir + "/" + s.req.Pair.Name); err != nil {
 			errs = append(errs, err)

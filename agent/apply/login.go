@@ -239,6 +239,17 @@ func (s *session) removeLine(step plan.Step) (bool, error) {
 	return true, s.m.Files.Write(step.Path, f)
 }
 
+// forgetGone drops those files of somebody else's from the record that are gone, and what was made for them.
+func (s *session) forgetGone(lines map[string]plan.Line) error {
+	var errs []error
+	for p := range lines {
+		if _, err := s.m.Files.Read(p); errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, s.forget(p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // forget drops a file that is gone from the record, with its directory if nothing else came to be in it.
 func (s *session) forget(file string) error {
 	delete(s.rec.Made, file)

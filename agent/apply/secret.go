@@ -116,7 +116,7 @@ func (s *session) compareFingerprints(object string) {
 	if theirs, ours := s.req.Fingerprint, s.reply.Fingerprint; theirs == "" || ours == "" || theirs == ours {
 		return
 	}
-	words := fmt.Sprintf("the %s host has another password", otherRole(s.role))
+	words := fmt.Sprintf("the %s host has another password", otherRole(s.cmd.Role))
 	if plan.BySSH(s.req.Pair) {
 		words += ", or other ssh keys"
 	}
@@ -191,10 +191,6 @@ func (s *session) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	secret := func(object string, data []byte) plan.File {
-		return plan.File{Object: object, Rank: plan.RankSecret, Mode: 0o600, Owner: "root", Group: "root", Data: data, Secret: true}
-	}
-	desired := plan.State{Files: map[string]plan.File{plan.HostKeyFile: secret("secret", data)}}
 	var private []byte
 	if plan.BySSH(p) {
 		if private, err = s.sshKey(); err != nil {
@@ -205,11 +201,8 @@ func (s *session) prepare(ctx context.Context) error {
 				return err
 			}
 		}
-		desired.Files[plan.SSHKeyFile(p.Name)] = secret("login", private)
-		for dir, mode := range map[string]fs.FileMode{plan.EtcDir: 0o755, plan.SecretsDir: 0o700} {
-			desired.Files[dir] = plan.File{Object: "secret", Rank: plan.RankDir, Dir: true, Mode: mode, Owner: "root", Group: "root"}
-		}
 	}
+	desired := plan.PreparedState(p, data, private)
 	before, err := s.current(ctx, desired, plan.State{})
 	if err != nil {
 		return err

@@ -36,6 +36,19 @@ type SourceInputs struct {
 	WatchesWritable          bool
 }
 
+// PreparedState is what the source host has before the backup host is asked: the host's key and, with transport ssh, the pair's.
+func PreparedState(p pair.Pair, hostKey, sshKey []byte) State {
+	key := secretFile("secret")
+	key.Data = hostKey
+	state := State{Files: map[string]File{HostKeyFile: key}}
+	if BySSH(p) {
+		login := secretFile("login")
+		login.Data = sshKey
+		state.Files[EtcDir], state.Files[SecretsDir], state.Files[SSHKeyFile(p.Name)] = dir("secret", 0o755), dir("secret", 0o700), login
+	}
+	return state
+}
+
 // SourceState is the desired state of the source host of a pair.
 func SourceState(p pair.Pair, in SourceInputs) State {
 	definition := definitionFile(p)
