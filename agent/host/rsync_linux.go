@@ -65,11 +65,8 @@ func tryRsync(ctx context.Context, path string) string {
 	out, err := cmd.CombinedOutput()
 	_, statErr := os.Lstat(gone)
 	if err != nil || !os.IsNotExist(statErr) {
-		last := strings.TrimSpace(string(out))
-		if first, _, ok := strings.Cut(last, "\n"); ok {
-			last = first
-		}
-		return "--delete-missing-args does not work: " + last
+		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return "--delete-missing-args does not work: " + first
 	}
 	return ""
 }

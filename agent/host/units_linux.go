@@ -98,7 +98,7 @@ func (u *units) Do(ctx context.Context, name string, action Action) error {
 	if err != nil {
 		return err
 	}
-	job := func(f func(context.Context, string, string, chan<- string) (int, error)) error {
+	job := func(name string, f func(context.Context, string, string, chan<- string) (int, error)) error {
 		done := make(chan string, 1) // so that the connection's reader is never held up
 		if _, err := f(ctx, name, "replace", done); err != nil {
 			return fmt.Errorf("%s %s: %w", action, name, err)
@@ -107,11 +107,13 @@ func (u *units) Do(ctx context.Context, name string, action Action) error {
 	}
 	switch action {
 	case Start:
-		if err := job(conn.StartUnitContext); err != nil {
-			return err
-		}
+		return job(name, conn.StartUnitContext)
+	case Restart:
+		return job(name, conn.RestartUnitContext)
+	case Reload:
+		return job(name, conn.ReloadUnitContext)
 	case Stop:
-		if err := job(conn.StopUnitContext); err != nil {
+		if err := job(name, conn.StopUnitContext); err != nil {
 			return err
 		}
 		// A unit that failed stays listed as failed. One that did not has nothing to forget: an error then.
@@ -119,17 +121,9 @@ func (u *units) Do(ctx context.Context, name string, action Action) error {
 		// The slice stays active without a unit in it. Whether it goes changes nothing for anybody: an error is none.
 		left, err := conn.ListUnitsByPatternsContext(ctx, []string{"active", "activating", "reloading", "deactivating"}, []string{"lockstep@*.service", "lockstep-rsyncd.service"})
 		if err == nil && len(left) == 0 {
-			name = slice
-			_ = job(conn.StopUnitContext)
+			_ = job(slice, conn.StopUnitContext)
 		}
-	case Restart:
-		if err := job(conn.RestartUnitContext); err != nil {
-			return err
-		}
-	case Reload:
-		if err := job(conn.ReloadUnitContext); err != nil {
-			return err
-		}
+		return nil
 	case Enable:
 		if _, err := conn.UnmaskUnitFilesContext(ctx, []string{name}, false); err != nil {
 			return fmt.Errorf("unmask %s: %w", name, err)
@@ -143,10 +137,8 @@ func (u *units) Do(ctx context.Context, name string, action Action) error {
 			return fmt.Errorf("disable %s: %w", name, err)
 		}
 		return u.DaemonReload(ctx)
-	default:
-		return fmt.Errorf("bug: unit action %q", action)
 	}
-	return nil
+	return fmt.Errorf("bug: unit action %q", action)
 }
 
 // wait waits for a job, as long as the unit shows progress.
