@@ -292,8 +292,9 @@ func TestLoginWithWhatIsNotARecentDaemon(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for talk, want := range map[string]string{
-		"SSH-2.0-OpenSSH_9.2\r\n":                                 `not an rsync daemon, it says "SSH-2.0-OpenSSH_9.2"`,
-		"@RSYNCD: 33.0 sha3\n":                                    "no digest in common, the daemon offers sha3",
+		"SSH-2.0-OpenSSH_9.2\r\n": `not an rsync daemon, it says "SSH-2.0-OpenSSH_9.2"`,
+		"@RSYNCD: \n":             `not an rsync daemon, it says "@RSYNCD: "`,
+		"@RSYNCD: 33.0 sha3\n":    "no digest in common, the daemon offers sha3",
 		"@RSYNCD: 31.0\nmessage of the day\n@RSYNCD: OK\n":        "",
 		"@RSYNCD: 31.0\n@ERROR: max connections (2) reached --\n": "max connections (2) reached --",
 	} {

@@ -115,26 +115,25 @@ func greet(conn io.Reader, to io.Writer, l Login, from string) error {
 	if err != nil {
 		return err
 	}
-	words, ok := strings.CutPrefix(greeting, "@RSYNCD: ")
-	if !ok {
+	text, ok := strings.CutPrefix(greeting, "@RSYNCD: ")
+	words := strings.Fields(text) // the version of the protocol, and digests
+	if !ok || len(words) == 0 {
 		return &LoginError{Reply: fmt.Sprintf("not an rsync daemon, it says %q", greeting)}
 	}
-	newHash := md5.New
-	if offered := strings.Fields(words)[1:]; len(strings.Fields(words)) > 1 {
-		newHash = nil
-		for _, d := range authDigests {
-			if slices.Contains(offered, d.name) {
-				newHash = d.new
-				break
-			}
-		}
-		if newHash == nil {
-			return &LoginError{Reply: "no digest in common, the daemon offers " + strings.Join(offered, " ")}
-		}
+	offered := words[1:]
+	if len(offered) == 0 {
+		offered = []string{"md5"}
 	}
 	var names []string
+	var newHash func() hash.Hash
 	for _, d := range authDigests {
 		names = append(names, d.name)
+		if newHash == nil && slices.Contains(offered, d.name) {
+			newHash = d.new
+		}
+	}
+	if newHash == nil {
+		return &LoginError{Reply: "no digest in common, the daemon offers " + strings.Join(offered, " ")}
 	}
 	if _, err := fmt.Fprintf(to, "@RSYNCD: 31.0 %s\n%s\n", strings.Join(names, " "), l.Module); err != nil {
 		return err
