@@ -122,7 +122,7 @@ func (d *decoder) hooks(dst *[]Hook) func(*yaml.Node, string) {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			d.line[at] = item.Line
 			list[i] = DefaultHook()
-			d.object(hookFields(d, &list[i]))(item, at)
+			d.object(hookFields(d, &list[i]), item, at)
 			if len(list[i].Argv) == 0 {
 				list[i].Argv = nil
 			}

@@ -3,8 +3,10 @@
 package pair
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,10 +38,11 @@ type decoder struct {
 	failed   map[string]bool // fields that hold no value; to validate them would report them twice
 }
 
-// field is one key of an object. A field without read is refused with the message.
+// field is one key of an object: a value, or a group of further fields. One that is refused is there for its message.
 type field struct {
 	key     string
 	read    func(n *yaml.Node, path string)
+	group   []field
 	refused string
 	hint    string
 }
@@ -55,7 +58,7 @@ func (d *decoder) add(n *yaml.Node, path, msg, hint string) {
 func decode(n *yaml.Node) (Pair, Problems) {
 	p := Defaults()
 	d := &decoder{line: map[string]int{}, failed: map[string]bool{}}
-	d.object(pairFields(d, &p))(n, "")
+	d.object(pairFields(d, &p), n, "")
 	_, given := d.line["backup.port"]
 	zero := given && p.Backup.Port == 0 && !d.failed["backup.port"]
 	p.Complete()
@@ -92,12 +95,12 @@ func (d *decoder) covered(path string) bool {
 func pairFields(d *decoder, p *Pair) []field {
 	return []field{
 		{key: "name", read: d.text(&p.Name)},
-		{key: "source", read: d.object([]field{
+		{key: "source", group: []field{
 			{key: "host", read: d.text(&p.Source.Host)},
 			{key: "path", read: d.text(&p.Source.Path)},
 			{key: "address", read: d.text(&p.Source.Address)},
-		})},
-		{key: "backup", read: d.object([]field{
+		}},
+		{key: "backup", group: []field{
 			{key: "host", read: d.text(&p.Backup.Host)},
 			{key: "path", read: d.text(&p.Backup.Path)},
 			{key: "address", read: d.text(&p.Backup.Address)},
@@ -105,105 +108,105 @@ func pairFields(d *decoder, p *Pair) []field {
 			{key: "module", read: d.text(&p.Backup.Module)},
 			{key: "uid", read: d.textOrNumber(&p.Backup.UID)},
 			{key: "gid", read: d.textOrNumber(&p.Backup.GID)},
-		})},
+		}},
 		{key: "transport", read: d.text(&p.Transport)},
-		{key: "auth", read: d.object([]field{
+		{key: "auth", group: []field{
 			{key: "user", read: d.text(&p.Auth.User)},
 			{key: "password", refused: "the password is never part of the definition",
 				hint: "remove it; lockstep makes one, or give it to the front end (password_wo, vault)"},
-		})},
+		}},
 		{key: "exclude", read: d.texts(&p.Exclude)},
 		{key: "filter", read: d.texts(&p.Filter)},
-		{key: "delete", read: d.object([]field{
+		{key: "delete", group: []field{
 			{key: "enabled", read: d.boolean(&p.Delete.Enabled)},
 			{key: "max_files", read: d.number(&p.Delete.MaxFiles)},
 			{key: "max_percent", read: d.number(&p.Delete.MaxPercent)},
 			{key: "keep", refused: "keeping deleted files is not built yet", hint: "remove it"},
-		})},
-		{key: "watch", read: d.object([]field{
+		}},
+		{key: "watch", group: []field{
 			{key: "backend", read: d.text(&p.Watch.Backend)},
 			{key: "events", read: d.texts(&p.Watch.Events)},
 			{key: "delay", read: d.duration(&p.Watch.Delay)},
 			{key: "max_delay", read: d.duration(&p.Watch.MaxDelay)},
-		})},
-		{key: "transfer", read: d.object([]field{
+		}},
+		{key: "transfer", group: []field{
 			{key: "compress", read: d.text(&p.Transfer.Compress)},
 			{key: "bandwidth_limit", read: d.textOrNumber(&p.Transfer.BandwidthLimit)},
 			{key: "timeout", read: d.duration(&p.Transfer.Timeout)},
 			{key: "parallel", read: d.number(&p.Transfer.Parallel)},
 			{key: "options", read: d.texts(&p.Transfer.Options)},
-		})},
-		{key: "full", read: d.object([]field{
+		}},
+		{key: "full", group: []field{
 			{key: "every", read: d.text(&p.Full.Every)},
 			{key: "exclude", read: d.texts(&p.Full.Exclude)},
-		})},
-		{key: "retry", read: d.object([]field{
+		}},
+		{key: "retry", group: []field{
 			{key: "initial", read: d.duration(&p.Retry.Initial)},
 			{key: "max", read: d.duration(&p.Retry.Max)},
-		})},
+		}},
 		{key: "hooks", read: d.hooks(&p.Hooks)},
-		{key: "metrics", read: d.object([]field{
+		{key: "metrics", group: []field{
 			{key: "listen", read: d.text(&p.Metrics.Listen)},
-		})},
+		}},
 		{key: "paused", read: d.boolean(&p.Paused)},
 	}
 }
 
-// places lists the path of every field, to tell where a misplaced key belongs.
-var places = []string{
-	"name", "source.host", "source.path", "source.address", "backup.host", "backup.path", "backup.address",
-	"backup.port", "backup.module", "backup.uid", "backup.gid", "transport", "auth.user", "exclude", "filter",
-	"delete.enabled", "delete.max_files", "delete.max_percent", "watch.backend", "watch.events", "watch.delay",
-	"watch.max_delay", "transfer.compress", "transfer.bandwidth_limit", "transfer.timeout", "transfer.parallel",
-	"transfer.options", "full.every", "full.exclude", "retry.initial", "retry.max", "hooks", "metrics.listen", "paused",
+// places lists the path of every field that has a value.
+func places(fields []field, above string) (paths []string) {
+	for _, f := range fields {
+		switch at := join(above, f.key); {
+		case f.group != nil:
+			paths = append(paths, places(f.group, at)...)
+		case f.read != nil:
+			paths = append(paths, at)
+		}
+	}
+	return paths
 }
 
-func (d *decoder) object(fields []field) func(*yaml.Node, string) {
-	return func(n *yaml.Node, path string) {
-		if n.Kind != yaml.MappingNode || !d.untagged(n, path) {
-			if !d.failed[path] {
-				name := "the definition"
-				if path != "" {
-					name = path
+func (d *decoder) object(fields []field, n *yaml.Node, path string) {
+	if n.Kind != yaml.MappingNode || !d.untagged(n, path) {
+		if !d.failed[path] {
+			var keys []string
+			for _, f := range fields {
+				if f.refused == "" {
+					keys = append(keys, f.key)
 				}
-				var keys []string
-				for _, f := range fields {
-					if f.read != nil {
-						keys = append(keys, f.key)
-					}
-				}
-				d.add(n, path, fmt.Sprintf("%s is %s, not a group of fields", name, kind(n)),
-					"write one or more of these below it: "+strings.Join(keys, ", "))
 			}
-			return
+			d.add(n, path, fmt.Sprintf("%s is %s, not a group of fields", cmp.Or(path, "the definition"), kind(n)),
+				"write one or more of these below it: "+strings.Join(keys, ", "))
 		}
-		seen := map[string]int{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			k, v := n.Content[i], n.Content[i+1]
-			if k.Kind != yaml.ScalarNode {
-				d.add(k, path, "a key is "+kind(k)+", not a name", "")
-				continue
+		return
+	}
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if k.Kind != yaml.ScalarNode {
+			d.add(k, path, "a key is "+kind(k)+", not a name", "")
+			continue
+		}
+		at := join(path, k.Value)
+		if first, ok := seen[k.Value]; ok {
+			msg := "given twice"
+			if first > 0 {
+				msg = fmt.Sprintf("given twice, first in line %d", first)
 			}
-			at := join(path, k.Value)
-			if first, ok := seen[k.Value]; ok {
-				msg := "given twice"
-				if first > 0 {
-					msg = fmt.Sprintf("given twice, first in line %d", first)
-				}
-				d.add(k, at, msg, "keep one of the two")
-				continue
-			}
-			seen[k.Value] = k.Line
-			f := find(fields, k.Value)
-			switch {
-			case f == nil:
-				d.unknown(k, path, at, fields)
-			case f.read == nil:
-				d.add(k, at, f.refused, f.hint)
-			default:
-				d.line[at] = v.Line
-				f.read(v, at)
-			}
+			d.add(k, at, msg, "keep one of the two")
+			continue
+		}
+		seen[k.Value] = k.Line
+		d.line[at] = v.Line
+		f := slices.IndexFunc(fields, func(f field) bool { return f.key == k.Value })
+		switch {
+		case f < 0:
+			d.unknown(k, path, at, fields)
+		case fields[f].refused != "":
+			d.add(k, at, fields[f].refused, fields[f].hint)
+		case fields[f].group != nil:
+			d.object(fields[f].group, v, at)
+		default:
+			fields[f].read(v, at)
 		}
 	}
 }
@@ -215,15 +218,6 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-func find(fields []field, key string) *field {
-	for i := range fields {
-		if fields[i].key == key {
-			return &fields[i]
-		}
-	}
-	return nil
-}
-
 func (d *decoder) unknown(k *yaml.Node, path, at string, fields []field) {
 	best, distance := "", 1+len(k.Value)/2 // more edits than that and it is another word
 	if distance > 4 {
@@ -231,7 +225,7 @@ func (d *decoder) unknown(k *yaml.Node, path, at string, fields []field) {
 	}
 	var keys []string
 	for _, f := range fields {
-		if f.read == nil {
+		if f.refused != "" {
 			continue
 		}
 		keys = append(keys, f.key)
@@ -241,7 +235,7 @@ func (d *decoder) unknown(k *yaml.Node, path, at string, fields []field) {
 	}
 	hint := "known here: " + strings.Join(keys, ", ")
 	elsewhere := ""
-	for _, place := range places {
+	for _, place := range places(pairFields(d, &Pair{}), "") {
 		if place[strings.LastIndexByte(place, '.')+1:] == k.Value {
 			elsewhere = place
 		}
