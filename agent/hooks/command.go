@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -118,8 +117,6 @@ type tail struct {
 	buf []byte
 	cut bool
 }
-
-var _ io.Writer = (*tail)(nil)
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.buf = append(t.buf, p...)

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -137,9 +138,7 @@ func New(pair, root string, hooks []Hook, log *slog.Logger) (*Runner, error) {
 			if len(h.Argv) == 0 || !filepath.IsAbs(h.Argv[0]) {
 				return nil, fmt.Errorf("hook %q: argv does not begin with the absolute path of a program", h.Name)
 			}
-			for _, a := range h.Argv {
-				w.perPath = w.perPath || a == pathPlace
-			}
+			w.perPath = slices.Contains(h.Argv, pathPlace)
 		case "socket":
 		case "http":
 			w.perPath = strings.Contains(h.URL, pathPlace)
@@ -390,7 +389,7 @@ func (w *worker) tellBatch(ctx context.Context, b *batch) error {
 	case "socket":
 		return w.socket(ctx, w.message(b))
 	default:
-		return w.post(ctx, w.message(b))
+		return w.request(ctx, w.URL, w.message(b))
 	}
 }
 

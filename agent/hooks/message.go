@@ -106,8 +106,6 @@ func newClient() *http.Client {
 	}
 }
 
-func (w *worker) post(ctx context.Context, body []byte) error { return w.request(ctx, w.URL, body) }
-
 func (w *worker) request(ctx context.Context, target string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, w.Method, target, bytes.NewReader(body))
 	if err != nil {

@@ -10,8 +10,6 @@ const None = "none"
 // HooksOnly reports whether the pair has no backup.
 func (p Pair) HooksOnly() bool { return p.Transport == None }
 
-const aloneHint = "remove it"
-
 // hooksOnly checks what a pair without a backup may say.
 func (v *validator) hooksOnly(p Pair) {
 	v.name(p)
@@ -36,7 +34,7 @@ func (v *validator) hooksOnly(p Pair) {
 		{"transfer", p.Transfer, d.Transfer}, {"full", p.Full, d.Full}, {"retry", p.Retry, d.Retry},
 	} {
 		if !reflect.DeepEqual(f.is, f.no) {
-			v.add(f.name, "is about a backup, which a pair with transport none does not have", aloneHint)
+			v.add(f.name, "is about a backup, which a pair with transport none does not have", "remove it")
 		}
 	}
 	if len(p.Hooks) == 0 {

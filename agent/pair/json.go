@@ -5,6 +5,7 @@ package pair
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -95,7 +96,7 @@ func jsonNode(data []byte, lines bool) (*yaml.Node, error) {
 		return nil, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("text after the definition")
+		return nil, errors.New("text after the definition")
 	}
 	return n, nil
 }

@@ -229,9 +229,7 @@ func (v *validator) backup(p Pair) {
 	if p.Backup.Port < 1 || p.Backup.Port > 65535 {
 		v.add("backup.port", fmt.Sprintf("%d is not a port", p.Backup.Port), fmt.Sprintf("write 1 to 65535; without it, it is %d", DefaultPort(p.Transport)))
 	}
-	switch p.Transport {
-	case Daemon, SSH:
-	default:
+	if !slices.Contains(transports, p.Transport) {
 		v.add("transport", fmt.Sprintf("%q is not a way to reach the backup host", p.Transport), "write "+strings.Join(transports, " or ")+nearest(p.Transport, transports))
 	}
 	switch m := p.Backup.Module; {

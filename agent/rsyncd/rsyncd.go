@@ -42,22 +42,14 @@ type Include struct {
 	Path  string
 }
 
-// Get returns the value of a parameter, and "" when it is not set.
-func Get(params []Param, name string) string {
-	for _, p := range slices.Backward(params) {
+// Get returns the value that counts for the module: its own, else the global one, else "".
+func (f *File) Get(m Module, name string) string {
+	for _, p := range slices.Backward(slices.Concat(f.Global, m.Params)) {
 		if p.Name == name {
 			return p.Value
 		}
 	}
 	return ""
-}
-
-// Get returns the value that counts for the module: its own, else the global one.
-func (f *File) Get(m Module, name string) string {
-	if slices.ContainsFunc(m.Params, func(p Param) bool { return p.Name == name }) {
-		return Get(m.Params, name)
-	}
-	return Get(f.Global, name)
 }
 
 // iniOptions turns off everything in which ini.v1 differs from rsyncd.conf, as far as it can be turned off.
@@ -161,7 +153,7 @@ func Render(f *File) ([]byte, error) {
 		if inc.Path == "" {
 			return nil, errors.New("an included path is empty")
 		}
-		if err := CheckValue(inc.Path); err != nil {
+		if err := checkValue(inc.Path); err != nil {
 			return nil, fmt.Errorf("included path %q: %w", inc.Path, err)
 		}
 		if inc.Path[0] == '=' {
@@ -217,7 +209,7 @@ func addParams(section *ini.Section, params []Param) error {
 		if p.Name != canonical(p.Name) || !paramName.MatchString(p.Name) {
 			return fmt.Errorf("parameter name %q", p.Name)
 		}
-		if err := CheckValue(p.Value); err != nil {
+		if err := checkValue(p.Value); err != nil {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
 		}
 		if section.HasKey(p.Name) {
@@ -256,8 +248,8 @@ func CheckModuleName(name string) error {
 	return nil
 }
 
-// CheckValue says why a value cannot be written: rsyncd.conf has neither quotes nor escapes.
-func CheckValue(v string) error {
+// checkValue says why a value cannot be written: rsyncd.conf has neither quotes nor escapes.
+func checkValue(v string) error {
 	switch {
 	case v != strings.TrimSpace(v):
 		return fmt.Errorf("value %q: white space at an end is lost", v)
@@ -275,10 +267,10 @@ func hasControl(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// CheckPath says why a directory cannot be the path of a module: beside [CheckValue], the daemon
+// CheckPath says why a directory cannot be the path of a module: beside [checkValue], the daemon
 // replaces %NAME% by an environment variable and takes /./ as the place of the chroot.
 func CheckPath(path string) error {
-	if err := CheckValue(path); err != nil {
+	if err := checkValue(path); err != nil {
 		return err
 	}
 	switch {
