@@ -244,6 +244,18 @@ func TestHangingServerCostsItsTimeoutOnly(t *testing.T) {
 	}
 }
 
+// A fifo without a writer is refused, not waited for.
+func TestHeadersFileMustBeAFile(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "headers")
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readHeaders(name); err == nil || !strings.Contains(err.Error(), "it must be a file of mode 0600") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestHeadersFileMustBePrivate(t *testing.T) {
 	t.Parallel()
 	url, _, _ := server(t)

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -184,7 +186,12 @@ func percentEncode(s string) string {
 // readHeaders reads lines of "Name: value"; empty lines and those that begin with # do not count. Its errors never say
 // what stands in the file.
 func readHeaders(name string) (http.Header, error) {
-	st, err := os.Stat(name) // before it is opened, which would wait for the writer of a fifo
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // or it would wait for the writer of a fifo
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat() // of what is read: another file may be there in a moment
 	if err != nil {
 		return nil, err
 	}
@@ -194,11 +201,6 @@ func readHeaders(name string) (http.Header, error) {
 	if st.Size() > maxHeaders {
 		return nil, errFinal{fmt.Errorf("%s is larger than %d bytes", name, maxHeaders)}
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	headers := http.Header{}
 	lines := bufio.NewScanner(io.LimitReader(f, maxHeaders))
 	lines.Buffer(nil, maxHeaders+1)
