@@ -12,13 +12,18 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/pair"
 )
 
-// The letters of -a, which lockstep always gives, and what to write for those that a params without -a lacks.
-var archive = []struct {
+// archived is one of the letters of -a, which lockstep always gives, and what to write for a params that lacks it.
+type archived struct {
 	letter byte
 	long   string
 	off    []string // options that turn it off; none where lockstep needs it
 	what   string
-}{
+}
+
+// is tells whether an option is the letter, or what it stands for.
+func (a archived) is(o option) bool { return o.name == "-"+string(a.letter) || o.name == a.long }
+
+var archive = []archived{
 	{'r', "--recursive", nil, "sends directories with what is in them"},
 	{'l', "--links", nil, "sends symbolic links as links"},
 	{'p', "--perms", []string{"--no-perms"}, ""},
@@ -163,7 +168,7 @@ func (im *importer) params(e *element, text string) {
 			letters += "rlptgoD"
 		default:
 			for _, a := range archive {
-				if o.name == "-"+string(a.letter) || o.name == a.long {
+				if a.is(o) {
 					letters += string(a.letter)
 				}
 			}
@@ -199,16 +204,8 @@ func (im *importer) params(e *element, text string) {
 // param handles one option. The letters of -a have been dealt with.
 func (im *importer) param(e *element, setting string, o option, ordered bool) {
 	p := &im.base
-	isLetter := slices.ContainsFunc(archive, func(a struct {
-		letter byte
-		long   string
-		off    []string
-		what   string
-	}) bool {
-		return o.name == "-"+string(a.letter) || o.name == a.long
-	})
 	switch {
-	case isLetter || o.name == "-a" || o.name == "--archive" || o.name == "--specials":
+	case slices.ContainsFunc(archive, func(a archived) bool { return a.is(o) }) || o.name == "-a" || o.name == "--archive" || o.name == "--specials":
 		return
 	case o.name == "-R" || o.name == "--relative":
 		im.note(e, setting, Kept, "", "lockstep gives it where it is needed, as sersync did")

@@ -108,7 +108,7 @@ func (r *Result) Render(as Format) (string, error) {
 			if i > 0 {
 				b.WriteString("---\n")
 			}
-			w := writer{b: &b, quote: quoteYAML, assign: ": "}
+			w := writer{b: &b, quote: strconv.Quote, assign: ": "} // Go's escapes are all YAML's
 			r.head(&w, p)
 			r.body(&w, p, r.shown(p))
 		case Ansible:
@@ -255,9 +255,6 @@ func printable(s string) string {
 		return r
 	}, s)
 }
-
-// quoteYAML quotes always; Go's escapes are all YAML's.
-func quoteYAML(s string) string { return strconv.Quote(s) }
 
 // quoteAnsible keeps Ansible from reading a template in a pattern.
 func quoteAnsible(s string) string {

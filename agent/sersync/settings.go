@@ -121,10 +121,9 @@ func (im *importer) inotify(root *element) {
 	} else {
 		im.note(at["delete"], "inotify/delete", Kept, "delete.enabled", "false: the backup only ever gains")
 	}
-	switch {
-	case on["createFolder"]:
+	if on["createFolder"] {
 		kept("createFolder", "create")
-	default:
+	} else {
 		im.note(at["createFolder"], "inotify/createFolder", Changed, "watch.events", "off in sersync meant that new directories were never watched; lockstep watches and sends them")
 	}
 	written := on["closeWrite"] || on["modify"]
@@ -309,7 +308,11 @@ func (im *importer) remote(e *element, name, ip, module string) pair.Pair {
 			p.Backup.Path = path.Join(dir, below)
 			note(Kept, "backup.path", "%s, as given", p.Backup.Path)
 		} else {
-			note(Missing, "backup.path", "only rsyncd.conf on %s tells it: write the path of [%s]%s", ip, module, strings.TrimSuffix(" and below it /"+below, " and below it /"))
+			further := ""
+			if below != "" {
+				further = " and below it /" + below
+			}
+			note(Missing, "backup.path", "only rsyncd.conf on %s tells it: write the path of [%s]%s", ip, module, further)
 		}
 	}
 	p.Complete()
