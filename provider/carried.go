@@ -45,8 +45,6 @@ func besides(exe string) string {
 	return filepath.Dir(exe)
 }
 
-var errNotCarried = errors.New("not carried")
-
 // get reads the binary for an architecture as Go names it.
 func (c *carried) get(arch string) (*carriedFile, error) {
 	c.mu.Lock()
@@ -57,7 +55,7 @@ func (c *carried) get(arch string) (*carriedFile, error) {
 	name := filepath.Join(c.dir, "lockstep_linux_"+arch)
 	content, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: there is no %s", errNotCarried, name)
+		return nil, fmt.Errorf("not carried: there is no %s", name)
 	}
 	if err != nil {
 		return nil, err

@@ -23,7 +23,6 @@ import (
 
 // client is the configured provider: what resources and data sources work with.
 type client struct {
-	version       string
 	pool          *ssh.Pool
 	config        ssh.Config
 	waitForHost   time.Duration
@@ -44,7 +43,7 @@ type client struct {
 
 func newClient(p *lockstepProvider) *client {
 	c := &client{
-		version: p.version, waitForHost: defaultWaitForHost, onUnreachable: unreachableError, install: installAuto,
+		waitForHost: defaultWaitForHost, onUnreachable: unreachableError, install: installAuto,
 		carried: &carried{dir: carriedDir(), version: p.version}, hostRoot: p.hostRoot,
 		become: map[string]become{}, unknown: map[string]bool{}, hosts: map[string]*host{}, replacing: map[string]bool{},
 	}

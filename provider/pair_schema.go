@@ -154,7 +154,7 @@ func pairSchema() schema.Schema {
 
 // hookAttributes are the fields of one hook. Those that belong to one type are null for the others.
 func hookAttributes() map[string]schema.Attribute {
-	d := hookDefaults()
+	d := pair.DefaultHook()
 	own := func(description string) schema.StringAttribute {
 		return schema.StringAttribute{Optional: true, MarkdownDescription: description}
 	}
@@ -182,16 +182,6 @@ func hookTypes() map[string]attr.Type {
 		out[key] = a.GetType()
 	}
 	return out
-}
-
-// hookDefaults asks the definition's parser what it adds to a hook.
-func hookDefaults() pair.Hook {
-	p, err := pair.Parse([]byte(`{"name": "x", "source": {"host": "a", "path": "/a"}, "backup": {"host": "b", "path": "/b"},
-		"hooks": [{"name": "x", "type": "command", "argv": ["/x"]}]}`))
-	if err != nil {
-		panic("bug: " + err.Error())
-	}
-	return p.Hooks[0]
 }
 
 // withDefault ends a description.

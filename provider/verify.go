@@ -145,8 +145,7 @@ type agentStatus struct {
 	LagSeconds float64    `json:"lag_seconds"`
 	LastInStep *time.Time `json:"last_in_step"`
 	Backlog    struct {
-		Paths    int64 `json:"paths"`
-		Deletion int64 `json:"deletion"`
+		Paths int64 `json:"paths"`
 	} `json:"backlog"`
 	Held *struct {
 		Reason string   `json:"reason"`
@@ -161,7 +160,6 @@ type agentStatus struct {
 	} `json:"watch"`
 	Full struct {
 		Running bool       `json:"running"`
-		Percent int64      `json:"percent"`
 		Last    *time.Time `json:"last"`
 	} `json:"full"`
 	Latency struct {
