@@ -597,6 +597,9 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 
 	// Something that only shows when the daemon of lockstep starts.
 	shell(t, c.backup, `mkdir -p /etc/systemd/system/lockstep-rsyncd.service.d && printf '[Service]\nExecStartPre=/bin/false\n' >/etc/systemd/system/lockstep-rsyncd.service.d/own.conf && systemctl daemon-reload`)
+	// Anybody can call a process sersync, and give it arguments that mean something to a shell.
+	shell(t, c.source, `mkdir /tmp/own && cp /bin/dash /tmp/own/sersync && cd /tmp/own && setsid setpriv --reuid nobody --regid nogroup --clear-groups `+
+		`./sersync -c 'while :; do sleep 1; done' x -o /usr/local/sersync/confxml.xml '& touch /root/taken #' </dev/null >/dev/null 2>&1 &`)
 	c.play(t, "fails.yml", migrate(retire)).is(t, "nfs01", failed).has(t, "sersync runs again as before", "lockstep-rsyncd.service")
 	eventually(t, 10*time.Second, func() error {
 		if now := old(); now != before {
@@ -604,6 +607,9 @@ func TestAnsibleTakesOverFromSersyncOrPutsItBack(t *testing.T) {
 		}
 		return nil
 	})
+	if who := shell(t, c.source, `for d in /proc/[0-9]*; do [ "$(cat $d/comm)" != sersync ] || stat -c %U $d; done; ls /root/taken || true`); who != "nobody\n" {
+		t.Errorf("the process of nobody was started again as %s", who)
+	}
 	if _, err := c.source.Run(t.Context(), "systemctl", "is-active", "lockstep@data"); err == nil {
 		t.Error("an agent runs beside sersync")
 	}
