@@ -65,8 +65,6 @@ class ActionModule(ActionBase):
 
 
 def _status(ran, executable):
-    if _reply.missing(ran['rc'], ran['stderr']):
-        return dict(
-            failed=True, missing=True, rc=ran['rc'], msg='%s is not installed' % executable, hint=_reply.INSTALL_HINT)
     # A state other than `in step` has an exit status of its own and is an answer all the same.
-    return dict(failed=False, rc=ran['rc'], status=_reply.parse(ran['stdout']), said=ran['stderr'].strip())
+    return _reply.missing(ran['rc'], ran['stderr'], executable) or dict(
+        failed=False, rc=ran['rc'], status=_reply.parse(ran['stdout']), said=ran['stderr'].strip())

@@ -34,15 +34,18 @@ def parse(text):
         start += 1
 
 
-def missing(rc, stderr):
-    """Whether the shell of a host did not find the program."""
-    return rc == 127 or (rc == 126 and 'No such file' in stderr)
+def missing(rc, stderr, executable):
+    """What it means that the shell of a host did not find the program; None when it did."""
+    if rc == 127 or (rc == 126 and 'No such file' in stderr):
+        return dict(failed=True, missing=True, rc=rc, msg='%s is not installed' % executable, hint=INSTALL_HINT)
+    return None
 
 
 def outcome(command, rc, stdout, stderr, executable='lockstep'):
     """Turns what a host printed into a result: the reply, or what went wrong in words."""
-    if missing(rc, stderr):
-        return dict(failed=True, missing=True, rc=rc, msg='%s is not installed' % executable, hint=INSTALL_HINT)
+    absent = missing(rc, stderr, executable)
+    if absent:
+        return absent
     reply = parse(stdout)
     if reply is None:
         said = (stderr or stdout).strip() or 'nothing'
@@ -69,10 +72,6 @@ def problem_text(problem):
     if problem.get('hint'):
         text += '\n  hint: %s' % problem['hint']
     return text
-
-
-def indented(text):
-    return text.replace('\n', '\n  ')
 
 
 def diff(host, changes):
