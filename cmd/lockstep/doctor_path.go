@@ -93,7 +93,7 @@ func (d *doctor) resolve(ctx context.Context) bool {
 	return true
 }
 
-// connect dials the daemon and reads its greeting, as in "@RSYNCD: 32.0 sha512 sha256 sha1 md5 md4".
+// connect dials the daemon, or sshd.
 func (d *doctor) connect(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
@@ -129,15 +129,20 @@ func (d *doctor) connect(ctx context.Context) bool {
 	}
 	line, err := bufio.NewReader(io.LimitReader(conn, 1024)).ReadString('\n')
 	line = strings.TrimSpace(line)
-	if d.pair.Transport == pair.SSH {
-		return d.sshGreeting(at, line, err)
-	}
-	words := strings.Fields(strings.TrimPrefix(line, "@RSYNCD:"))
 	switch {
 	case err != nil && line == "":
 		d.failure("greeting", fmt.Errorf("%s says nothing: %w", at, err), "is another service listening there, or does a firewall cut in?")
 		return false
-	case !strings.HasPrefix(line, "@RSYNCD: ") || len(words) == 0:
+	case d.pair.Transport == pair.SSH:
+		return d.sshGreeting(at, line)
+	}
+	return d.rsyncGreeting(at, line)
+}
+
+// rsyncGreeting looks at what the daemon says first, as in "@RSYNCD: 32.0 sha512 sha256 sha1 md5 md4".
+func (d *doctor) rsyncGreeting(at, line string) bool {
+	words := strings.Fields(strings.TrimPrefix(line, "@RSYNCD:"))
+	if !strings.HasPrefix(line, "@RSYNCD: ") || len(words) == 0 {
 		d.tell("greeting", levelFail, fmt.Sprintf("%s is not an rsync daemon, it says %q", at, line), "check backup.address and backup.port")
 		return false
 	}
@@ -156,12 +161,8 @@ func (d *doctor) connect(ctx context.Context) bool {
 }
 
 // sshGreeting looks at what sshd says first, as in "SSH-2.0-OpenSSH_9.2p1 Debian-2".
-func (d *doctor) sshGreeting(at, line string, err error) bool {
-	switch {
-	case err != nil && line == "":
-		d.failure("greeting", fmt.Errorf("%s says nothing: %w", at, err), "is another service listening there, or does a firewall cut in?")
-		return false
-	case !strings.HasPrefix(line, "SSH-"):
+func (d *doctor) sshGreeting(at, line string) bool {
+	if !strings.HasPrefix(line, "SSH-") {
 		d.tell("greeting", levelFail, fmt.Sprintf("%s is not an ssh server, it says %q", at, line), "check backup.address and backup.port")
 		return false
 	}
