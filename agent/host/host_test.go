@@ -324,6 +324,34 @@ func TestInspectFindsWhoListens(t *testing.T) {
 	}
 }
 
+// A count that is ended says so, in a tree of few directories and many files as well.
+func TestACountThatIsEndedIsNotComplete(t *testing.T) {
+	t.Parallel()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for kind, make := range map[string]func(name string) error{
+		"directories": func(name string) error { return os.Mkdir(name, 0o700) },
+		"files":       func(name string) error { return os.WriteFile(name, nil, 0o600) },
+	} {
+		root := t.TempDir()
+		for i := range 1500 {
+			if err := make(filepath.Join(root, strconv.Itoa(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n, all := countDirs(ended, root); all {
+			t.Errorf("%s: %d and no more", kind, n)
+		}
+		want := 1
+		if kind == "directories" {
+			want = 1501
+		}
+		if n, all := countDirs(t.Context(), root); n != want || !all {
+			t.Errorf("%s: %d, complete %v", kind, n, all)
+		}
+	}
+}
+
 func TestInspectLooksAtDirectories(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -364,17 +364,21 @@ func mounted(path string) bool {
 }
 
 func countDirs(ctx context.Context, root string) (n int, all bool) {
-	deadline := time.Now().Add(countTimeout)
-	err := filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, countTimeout)
+	defer cancel()
+	seen := 0
+	all = true
+	_ = filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
 		if err == nil && e.IsDir() {
 			n++
 		}
-		if n >= countMax || n%1000 == 999 && (time.Now().After(deadline) || ctx.Err() != nil) {
+		if seen++; n >= countMax || seen%1000 == 0 && ctx.Err() != nil {
+			all = false
 			return fs.SkipAll
 		}
 		return nil // what cannot be read is not counted, and not watched either
 	})
-	return n, err == nil && n < countMax && time.Now().Before(deadline)
+	return n, all
 }
 
 func (*system) Login(ctx context.Context, l Login) error { return login(ctx, l) }
