@@ -62,27 +62,16 @@ func Run(ctx context.Context, m *host.Machine, cmd Command, req plan.Request) pl
 
 // fail adds an error to the reply.
 func (s *session) fail(err error) {
-	var stop *stopError
-	if errors.As(err, &stop) {
-		s.reply.Problems = append(s.reply.Problems, stop.problems...)
+	if problems, ok := errors.AsType[plan.Problems](err); ok {
+		s.reply.Problems = append(s.reply.Problems, problems...)
 		return
 	}
 	s.reply.Problems = append(s.reply.Problems, plan.Problem{Msg: fmt.Sprintf("%s pair %q: %v", s.cmd.Verb, s.req.Pair.Name, err)})
 }
 
-// stopError ends a run with problems that have a message of their own.
-type stopError struct{ problems []plan.Problem }
-
-func (e *stopError) Error() string {
-	var lines []string
-	for _, p := range e.problems {
-		lines = append(lines, p.String())
-	}
-	return strings.Join(lines, "\n")
-}
-
+// stop ends a run with a problem that has a message of its own.
 func stop(path, msg, hint string) error {
-	return &stopError{[]plan.Problem{{Path: path, Msg: msg, Hint: hint}}}
+	return plan.Problems{{Path: path, Msg: msg, Hint: hint}}
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -96,7 +85,7 @@ func (s *session) run(ctx context.Context) error {
 	s.reply.Versions = map[string]string{"lockstep": s.cmd.Version}
 	maps.Copy(s.reply.Versions, s.found.Versions)
 	if problems := plan.HostProblems(s.facts, string(s.cmd.Verb)); len(problems) > 0 {
-		return &stopError{problems}
+		return plan.Problems(problems)
 	}
 	if s.cmd.Verb == plan.Apply || s.cmd.Verb == plan.Destroy {
 		unlock, err := s.m.System.Lock(ctx, fmt.Sprintf("lockstep %s of pair %q", s.cmd.Verb, s.req.Pair.Name), s.cmd.Waiting)
@@ -141,7 +130,7 @@ func (s *session) run(ctx context.Context) error {
 		other = plan.OtherPair(s.req.Pair, there)
 	}
 	if len(other) > 0 && s.cmd.Verb != plan.Read {
-		return &stopError{other}
+		return plan.Problems(other)
 	}
 	defer func() {
 		for _, p := range other {

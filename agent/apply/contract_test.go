@@ -38,11 +38,7 @@ func definition(name string, lines ...string) plan.Definition {
 
 // problems is what a reply complains of, as one error.
 func problems(reply plan.Reply) error {
-	var lines []string
-	for _, p := range reply.Problems {
-		lines = append(lines, p.String())
-	}
-	return errors.New(strings.Join(lines, "\n"))
+	return plan.Problems(reply.Problems)
 }
 
 func run(m *host.Machine, verb plan.Verb, role plan.Role, req plan.Request) plan.Reply {

@@ -42,9 +42,9 @@ func (s *session) execute(ctx context.Context, steps []plan.Step, before plan.St
 				for _, err := range left {
 					problems = append(problems, plan.Problem{Path: step.Object, Msg: "could not be put back: " + err.Error(), Hint: "apply again once the cause is mended"})
 				}
-				return &stopError{problems}
+				return plan.Problems(problems)
 			}
-			return &stopError{[]plan.Problem{failure(step, cause, "nothing was changed; "+remedy(step, err))}}
+			return plan.Problems{failure(step, cause, "nothing was changed; "+remedy(step, err))}
 		}
 		if changed && step.Object != "" {
 			s.reply.Changed = true

@@ -208,7 +208,7 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	if problems := foreign(before, desired); len(problems) > 0 {
-		return &stopError{problems}
+		return plan.Problems(problems)
 	}
 	if err := s.execute(ctx, plan.Diff(before, desired), before); err != nil {
 		return err

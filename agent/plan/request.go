@@ -93,9 +93,10 @@ func ValidName(name string) bool {
 	return true
 }
 
-// Problem and Definition are the pair package's types, for who speaks this protocol.
+// Problem, Problems and Definition are the pair package's types, for who speaks this protocol.
 type (
 	Problem    = pair.Problem
+	Problems   = pair.Problems
 	Definition = pair.Pair
 )
 
