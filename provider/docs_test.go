@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -277,9 +278,7 @@ func resourceTexts(attributes map[string]schema.Attribute) map[string]string {
 		case schema.ListNestedAttribute:
 			inner = g.NestedObject.Attributes
 		}
-		for k, v := range resourceTexts(inner) {
-			out[k] = v
-		}
+		maps.Copy(out, resourceTexts(inner))
 	}
 	return out
 }
@@ -295,9 +294,7 @@ func providerTexts(attributes map[string]providerschema.Attribute) map[string]st
 		case providerschema.MapNestedAttribute:
 			inner = g.NestedObject.Attributes
 		}
-		for k, v := range providerTexts(inner) {
-			out[k] = v
-		}
+		maps.Copy(out, providerTexts(inner))
 	}
 	return out
 }

@@ -104,13 +104,11 @@ func useBoth(ctx context.Context, a, b *host) (release func(), err error) {
 
 // fail says what happened to this host. An error of the ssh package keeps its own step and hint.
 func (h *host) fail(ctx context.Context, step string, err error, hint string) *hostError {
-	var known *hostError
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*hostError](err); ok {
 		return known
 	}
 	e := &hostError{Host: h.name, Step: step, Err: err, Hint: hint}
-	var s *ssh.Error
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*ssh.Error](err); ok {
 		e.At, e.Step, e.Err, e.Unreachable = s.At, s.Step, s.Err, s.Unreachable
 		if s.Step == "run" {
 			e.Step = step

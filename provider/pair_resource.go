@@ -283,8 +283,7 @@ func (r *pairResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 			err = e.destroyOne(ctx, role)
 		}
 		if err != nil {
-			var he *hostError
-			if errors.As(err, &he) && he.Unreachable {
+			if he, ok := errors.AsType[*hostError](err); ok && he.Unreachable {
 				err = he.withHint("Nothing was changed on the other host. If this host is gone for good, run `lockstep destroy --role source " +
 					m.Name.ValueString() + "` (or backup) on the other one, and then terraform state rm ADDRESS.")
 			}

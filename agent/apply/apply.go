@@ -167,8 +167,7 @@ func (s *session) recall(named bool) {
 // stored reads the definition that is kept on this host.
 func (s *session) stored(name string) (plan.Definition, error) {
 	f, err := s.m.Files.Read(plan.DefinitionFile(name))
-	var at *fs.PathError
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
 		return plan.Definition{}, at.Err // the path is told by who asks
 	}
 	if err != nil {

@@ -245,8 +245,8 @@ func (s *session) packaged(template []byte) (bool, error) {
 const furtherGenerations = 8
 
 func refusesPassword(err error) bool {
-	var refused *host.LoginError
-	return errors.As(err, &refused) && strings.HasPrefix(refused.Reply, "auth failed")
+	refused, ok := errors.AsType[*host.LoginError](err)
+	return ok && strings.HasPrefix(refused.Reply, "auth failed")
 }
 
 // laterGeneration is the user name after that of a refused login with which the password is let in, "" without one.

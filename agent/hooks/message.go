@@ -93,8 +93,7 @@ func (w *worker) socket(ctx context.Context, line []byte) error {
 		return err
 	}
 	_, err = io.Copy(io.Discard, io.LimitReader(conn, maxAnswer))
-	var netErr net.Error
-	if errors.As(err, &netErr) && netErr.Timeout() && ctx.Err() == nil {
+	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() && ctx.Err() == nil {
 		return nil
 	}
 	return err
@@ -130,8 +129,7 @@ func (w *worker) request(ctx context.Context, target string, body []byte) error 
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
-		var at *url.Error
-		if errors.As(err, &at) {
+		if at, ok := errors.AsType[*url.Error](err); ok {
 			err = at.Err // without the URL, whose query may be long
 		}
 		return fmt.Errorf("%s %s: %w", w.Method, req.URL.Host, err)

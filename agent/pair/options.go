@@ -147,7 +147,7 @@ func checkOption(s string) (name, msg, hint string) {
 	}
 	first, _, _ := strings.Cut(name, " ") // "-e ssh"
 	for _, r := range refusedOption {
-		for _, pattern := range strings.Fields(r.names) {
+		for pattern := range strings.FieldsSeq(r.names) {
 			prefix, wild := strings.CutSuffix(pattern, "*")
 			if first == pattern || wild && strings.HasPrefix(name, prefix) {
 				return name, fmt.Sprintf("%q is refused: %s", s, r.msg), r.hint

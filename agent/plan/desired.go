@@ -144,7 +144,7 @@ func limits(state *State, in SourceInputs) {
 		}
 		want = max(roundUp(in.Watches), in.HaveWatches)
 	}
-	f := text("limits", RankLimits, "", []byte(fmt.Sprintf("%s = %d\n", MaxUserWatches, want)))
+	f := text("limits", RankLimits, "", fmt.Appendf(nil, "%s = %d\n", MaxUserWatches, want))
 	state.Files[SysctlFile] = f
 	state.Files[path.Dir(SysctlFile)] = File{Object: "limits", Rank: RankDir, Dir: true, Keep: true, Mode: 0o755, Owner: "root", Group: "root"}
 	if in.HaveWatches < in.Watches && in.WatchesWritable {

@@ -142,7 +142,7 @@ func rsyncProblems(f Facts, role Role) []pair.Problem {
 }
 
 func installRsync(os string) string {
-	for _, id := range strings.Fields(os) {
+	for id := range strings.FieldsSeq(os) {
 		switch id {
 		case "fedora", "rhel", "centos":
 			return "dnf install rsync"

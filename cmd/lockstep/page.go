@@ -133,7 +133,7 @@ func labelled(label string, spans ...span) row {
 func wrapped(label, text string, t tone, width int) (rows []row) {
 	width = max(width-11, 20)
 	var line string
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		switch {
 		case line == "":
 			line = word

@@ -73,7 +73,7 @@ func newSSHWorld(t *testing.T) *sshWorld {
 	}
 	port := ln.Addr().(*net.TCPAddr).Port
 	ln.Close()
-	w.pair, err = pair.Parse([]byte(fmt.Sprintf("name: data\nsource: {host: 127.0.0.1, path: /srv/data}\nbackup: {host: 127.0.0.1, path: /backup/data, port: %d}\ntransport: ssh\n", port)))
+	w.pair, err = pair.Parse(fmt.Appendf(nil, "name: data\nsource: {host: 127.0.0.1, path: /srv/data}\nbackup: {host: 127.0.0.1, path: /backup/data, port: %d}\ntransport: ssh\n", port))
 	if err != nil {
 		t.Fatal(err)
 	}

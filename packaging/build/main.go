@@ -113,8 +113,7 @@ func manPages(dir string) error {
 
 func output(binary string, args ...string) ([]byte, error) {
 	out, err := exec.Command(binary, args...).Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return nil, fmt.Errorf("%s %s: %w: %s", binary, strings.Join(args, " "), err, exit.Stderr)
 	}
 	return out, err
@@ -169,7 +168,7 @@ func changelog(version string, stamp time.Time) error {
 		return errors.New("CHANGELOG.md: no section")
 	}
 	newest, _, _ = strings.Cut(newest, "\n## ")
-	for _, line := range strings.Split(newest, "\n") {
+	for line := range strings.SplitSeq(newest, "\n") {
 		if note, ok := strings.CutPrefix(line, "- "); ok {
 			e.Changes = append(e.Changes, change{note})
 		} else if n := len(e.Changes); n > 0 && strings.HasPrefix(line, "  ") {

@@ -158,7 +158,7 @@ func (p *Pool) join(ctx context.Context, name string) (*resolved, error) {
 	case p.cfg.KnownHosts == "":
 		for _, key := range []string{"userknownhostsfile", "globalknownhostsfile"} {
 			for _, v := range conf[key] {
-				for _, f := range strings.Fields(v) {
+				for f := range strings.FieldsSeq(v) {
 					if !strings.EqualFold(f, "none") {
 						r.knownHosts = append(r.knownHosts, expand(f, r, alias))
 					}

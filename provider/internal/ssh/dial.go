@@ -214,8 +214,7 @@ func (p *Pool) dial(parent context.Context, r *resolved, via *conn) (*conn, erro
 		}
 	}
 	c := &conn{client: gossh.NewClient(sc, chans, reqs), at: r.at(), hostKey: verify.seen, gone: make(chan struct{})}
-	p.running.Add(1)
-	go p.keepAlive(c, nc)
+	p.running.Go(func() { p.keepAlive(c, nc) })
 	return c, nil
 }
 
@@ -240,7 +239,6 @@ func (p *Pool) unreachable(ctx context.Context, r *resolved, via *conn, err erro
 
 // keepAlive ends a connection whose other end is silently gone. It returns when the connection ends.
 func (p *Pool) keepAlive(c *conn, nc net.Conn) {
-	defer p.running.Done()
 	defer c.close()
 	ended := make(chan struct{})
 	go func() {
@@ -266,13 +264,11 @@ func (p *Pool) keepAlive(c *conn, nc net.Conn) {
 				continue
 			}
 			asking = true
-			p.running.Add(1)
-			go func() {
-				defer p.running.Done()
+			p.running.Go(func() {
 				if _, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil); err == nil {
 					answered <- struct{}{}
 				}
-			}()
+			})
 		}
 	}
 }

@@ -164,8 +164,7 @@ func (v *verifier) check(_ string, remote net.Addr, key gossh.PublicKey) error {
 		return nil
 	}
 	refused := &HostKeyError{Changed: knownhosts.IsHostKeyChanged(err), Line: line, Print: gossh.FingerprintSHA256(key), Err: err}
-	var keyErr *xknownhosts.KeyError
-	if errors.As(err, &keyErr) {
+	if keyErr, ok := errors.AsType[*xknownhosts.KeyError](err); ok {
 		for _, k := range keyErr.Want {
 			where := fmt.Sprintf(" (%s:%d)", k.Filename, k.Line)
 			if v.r.hostKeys != "" {

@@ -279,8 +279,7 @@ func (p *Pool) Start(ctx context.Context, host, command string, stdin io.Reader)
 		session, err := c.client.NewSession()
 		if err != nil {
 			release()
-			var refused *gossh.OpenChannelError
-			if errors.As(err, &refused) {
+			if refused, ok := errors.AsType[*gossh.OpenChannelError](err); ok {
 				// sshd counts a session until it has cleaned up after it, a moment after its status came.
 				if attempt < openTries && pause(ctx, time.Duration(attempt+1)*100*time.Millisecond) {
 					continue

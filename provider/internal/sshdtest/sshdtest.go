@@ -156,7 +156,7 @@ func children(pid int) []int {
 	var all []int
 	for _, task := range tasks {
 		text, _ := os.ReadFile(task)
-		for _, field := range strings.Fields(string(text)) {
+		for field := range strings.FieldsSeq(string(text)) {
 			if child, err := strconv.Atoi(field); err == nil {
 				all = append(all, child)
 				all = append(all, children(child)...)
