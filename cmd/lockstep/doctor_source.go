@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -35,8 +34,9 @@ func (d *doctor) source() {
 	}
 	if d.name != "" {
 		var known struct{ Path, Identity string }
-		data, err := os.ReadFile(filepath.Join(plan.StateDir, d.name, "source.json"))
-		noted := err == nil && json.Unmarshal(data, &known) == nil && known.Path == d.pair.Source.Path
+		// The directory is the agent's, which is not root: what is there need not be a file.
+		f, err := d.machine.Files.Read(filepath.Join(plan.StateDir, d.name, "source.json"))
+		noted := err == nil && json.Unmarshal(f.Data, &known) == nil && known.Path == d.pair.Source.Path
 		d.right = noted && known.Identity == id.String()
 		if noted && !d.right {
 			d.tell("source", levelFail, d.pair.Source.Path+" is not the directory that the pair was made for: it was unmounted or replaced, and nothing is sent",

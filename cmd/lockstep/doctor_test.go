@@ -317,6 +317,27 @@ func TestDoctorAdvisesNoApplyThatWouldBeRefused(t *testing.T) {
 	look("mount it")
 }
 
+// replaced is a source host whose directory was another one when its pair was made.
+type replaced struct{ host.Files }
+
+func (r replaced) Read(path string) (host.File, error) {
+	if path != "/var/lib/lockstep/data/source.json" {
+		return guarded{}.Read(path)
+	}
+	return host.File{Data: []byte(`{"Path": "/", "Identity": "another"}`)}, nil
+}
+
+// What the agent noted is in its own directory: like all there, it is read as a file and as nothing else.
+func TestDoctorKnowsTheSourceByWhatTheAgentNoted(t *testing.T) {
+	t.Parallel()
+	d := &doctor{json: true, name: "data", machine: &host.Machine{Files: replaced{}}}
+	d.pair.Source.Path = "/"
+	d.source()
+	if len(d.findings) != 1 || d.findings[0].Level != levelFail || !strings.Contains(d.findings[0].Saw, "is not the directory that the pair was made for") {
+		t.Errorf("%+v", d.findings)
+	}
+}
+
 // For people there is one line for each step, whatever a name holds.
 func TestDoctorPrintsOneLineForEachStep(t *testing.T) {
 	t.Parallel()
