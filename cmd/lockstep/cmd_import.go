@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/sersync"
 )
 
@@ -111,35 +110,6 @@ func runImport(ctx context.Context, std stdio, args []string) error {
 		msg += "\nhint: --source-host and --backup-path say what confxml.xml does not"
 	}
 	return &statusError{exitFailure, errors.New(msg)}
-}
-
-// maxInput is more than any definition, request or confxml.xml has; the parsers refuse less.
-const maxInput = 16 << 20
-
-// readInput reads a file, or standard input where it is called -.
-func readInput(std stdio, file string) ([]byte, error) {
-	if file == "-" {
-		return io.ReadAll(io.LimitReader(std.in, maxInput))
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // read only
-	return io.ReadAll(io.LimitReader(f, maxInput))
-}
-
-// inFile puts the file's name in front of each problem.
-func inFile(file string, err error) error {
-	var problems pair.Problems
-	if !errors.As(err, &problems) {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	lines := make([]string, len(problems))
-	for i, p := range problems {
-		lines[i] = file + ": " + p.String()
-	}
-	return errors.New(strings.Join(lines, "\n"))
 }
 
 // writeDefinitions writes each definition to a file of its own. Everything is checked before anything is written.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -144,6 +145,22 @@ func (files *runFiles) login(p pair.Pair) (user string, err error) {
 		return "", nil
 	}
 	return passwordUser(files.password)
+}
+
+// passwordUser returns the rsync user that the second line of a password file may name. Rsync reads only the first.
+func passwordUser(name string) (user string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 0; lines.Scan(); n++ {
+		if n == 1 {
+			user = lines.Text()
+		}
+	}
+	return user, lines.Err()
 }
 
 // complete fills what was not given, first from what systemd says, then from the packaged places.

@@ -50,6 +50,16 @@ func (e *statusError) Error() string {
 
 func (e *statusError) Unwrap() error { return e.err }
 
+// flagError ends a command after package flag has said what is wrong.
+func flagError(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return &statusError{status: exitOK}
+	}
+	return &statusError{status: exitUsage}
+}
+
+func usageError(err error) error { return &statusError{exitUsage, err} }
+
 // stdio is what a command reads and writes; commands touch no global of package os for it.
 type stdio struct {
 	in       io.Reader
@@ -253,4 +263,33 @@ func runVersion(_ context.Context, std stdio, args []string) error {
 	}
 	_, err := fmt.Fprintf(std.out, "lockstep %s\n", version)
 	return err
+}
+
+// maxInput is more than any definition, request or confxml.xml has; the parsers refuse less.
+const maxInput = 16 << 20
+
+// readInput reads a file, or standard input where it is called -.
+func readInput(std stdio, file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(io.LimitReader(std.in, maxInput))
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return io.ReadAll(io.LimitReader(f, maxInput))
+}
+
+// inFile puts the file's name in front of each problem.
+func inFile(file string, err error) error {
+	var problems pair.Problems
+	if !errors.As(err, &problems) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	lines := make([]string, len(problems))
+	for i, p := range problems {
+		lines[i] = file + ": " + p.String()
+	}
+	return errors.New(strings.Join(lines, "\n"))
 }
