@@ -36,16 +36,20 @@ type client struct {
 	unknown    map[string]bool   // hosts of which something is not known yet
 	secrets    []string
 
-	mu        sync.Mutex
-	hosts     map[string]*host
-	replacing map[string]bool // pairs, as source host and name, that this plan replaces
+	mu      sync.Mutex
+	hosts   map[string]*host
+	inState map[string]bool  // pairs that were read, by ID
+	planned map[planned]bool // pairs that have a state, as planned
 }
+
+// planned tells pairs of one plan apart.
+type planned struct{ id, sourcePath, backupHost, backupPath string }
 
 func newClient(p *lockstepProvider) *client {
 	c := &client{
 		waitForHost: defaultWaitForHost, onUnreachable: unreachableError, install: installAuto,
 		carried: &carried{dir: carriedDir(), version: p.version}, hostRoot: p.hostRoot,
-		become: map[string]become{}, unknown: map[string]bool{}, hosts: map[string]*host{}, replacing: map[string]bool{},
+		become: map[string]become{}, unknown: map[string]bool{}, hosts: map[string]*host{}, inState: map[string]bool{}, planned: map[planned]bool{},
 	}
 	if c.hostRoot == nil {
 		c.hostRoot = func(string) string { return "" }

@@ -96,6 +96,9 @@ func (r *pairResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &planned)...)
+	if state != nil {
+		r.remember(planned)
+	}
 	if change && !resp.Diagnostics.HasError() {
 		r.preflight(ctx, planned, state, replaced, &resp.Diagnostics)
 	}
@@ -231,22 +234,13 @@ func differs(planned, state pairModel) bool {
 
 // preflight asks both hosts before anything is approved.
 func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *pairModel, replaced bool, diags *diag.Diagnostics) {
-	id := planned.ID.ValueString()
 	if replaced {
-		// The hosts still hold the pair that goes away, and would find it in the way. Terraform plans
-		// the new one in a call of its own, which does not tell that it replaces one.
-		r.client.mu.Lock()
-		r.client.replacing[id] = true
-		r.client.mu.Unlock()
 		diags.AddWarning(fmt.Sprintf("Pair %q will be replaced, its data stays", state.Name.ValueString()),
 			fmt.Sprintf("Replication from %s:%s stops and begins anew as planned. Nothing is deleted or moved in %s:%s by that; what the new pair does to its own backup directory is another matter: see delete.",
 				state.host(plan.Source), text(state.Source, "path"), state.host(plan.Backup), text(state.Backup, "path")))
 		return
 	}
-	r.client.mu.Lock()
-	replacing := r.client.replacing[id]
-	r.client.mu.Unlock()
-	if state == nil && replacing {
+	if state == nil && r.replacement(planned) {
 		return
 	}
 	p, problems := planned.definition()
@@ -297,13 +291,35 @@ func (r *pairResource) preflight(ctx context.Context, planned pairModel, state *
 		return
 	}
 	if state == nil {
-		diags.Append(e.existing(replies)...)
+		r.client.mu.Lock()
+		inState := r.client.inState[planned.ID.ValueString()]
+		r.client.mu.Unlock()
+		diags.Append(e.existing(replies, inState)...)
 	}
 	for _, role := range roles {
 		for _, c := range replies.at(role).Changes {
 			tflog.Info(ctx, "will change", map[string]any{"host": e.host(role).name, "role": string(role), "object": c.Object, "path": c.Path, "action": c.Action})
 		}
 	}
+}
+
+// remember notes a pair that has a state. Terraform plans the pair that replaces it, be it by -replace, in a call of its own, which does
+// not tell that: the hosts still hold the one that goes away, and would find it in the way.
+func (r *pairResource) remember(m pairModel) {
+	r.client.mu.Lock()
+	defer r.client.mu.Unlock()
+	r.client.planned[m.planned()] = true
+}
+
+// replacement reports whether the new pair replaces one that was planned before.
+func (r *pairResource) replacement(m pairModel) bool {
+	r.client.mu.Lock()
+	defer r.client.mu.Unlock()
+	return r.client.planned[m.planned()]
+}
+
+func (m pairModel) planned() planned {
+	return planned{m.ID.ValueString(), text(m.Source, "path"), m.host(plan.Backup), text(m.Backup, "path")}
 }
 
 func (r *pairResource) unknownHosts(names ...string) []string {

@@ -188,6 +188,9 @@ func (r *pairResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	r.client.mu.Lock()
+	r.client.inState[m.ID.ValueString()] = true
+	r.client.mu.Unlock()
 	p := m.recorded()
 	ctx, cancel := context.WithTimeoutCause(r.client.quiet(ctx), limit, fmt.Errorf("timeouts.read = %s is over", limit))
 	defer cancel()

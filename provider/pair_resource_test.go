@@ -255,6 +255,34 @@ func (l *twoHosts) terraform() (dir string, run func(config string, args ...stri
 	}
 }
 
+// Terraform does not tell of a new pair that it takes the place of one which is on the hosts still.
+func TestReplacementThatIsAskedForIsPlanned(t *testing.T) {
+	t.Parallel()
+	l := newHosts(t)
+	_, run := l.terraform()
+	run(pairHCL(""), "apply", "-auto-approve")
+	before := l.source.read("pairs/data/source/secret")
+	run(pairHCL(""), "apply", "-auto-approve", "-replace="+address)
+	if l.source.read("pairs/data/source/secret") == before {
+		t.Error("the pair was not made anew")
+	}
+	run(pairHCL(""), "plan", "-detailed-exitcode")
+}
+
+func TestPairUnderAnotherAddressOrTaintedIsNotTakenForAStranger(t *testing.T) {
+	t.Parallel()
+	needTerraform(t)
+	l := newHosts(t)
+	renamed := strings.Replace(pairHCL(""), `"lockstep_pair" "data"`, `"lockstep_pair" "other"`, 1)
+	moved := "moved {\n  from = lockstep_pair.data\n  to   = lockstep_pair.other\n}\n"
+	resource.UnitTest(t, resource.TestCase{ProtoV6ProviderFactories: l.factories(), Steps: []resource.TestStep{
+		{Config: l.hcl("", pairHCL(""))},
+		{Config: l.hcl("", renamed), ExpectError: wrapped("This state has it, under another address")},
+		{Config: l.hcl("", renamed+moved), PlanOnly: true},
+		{Config: l.hcl("", pairHCL("")), Taint: []string{address}, ExpectError: wrapped("terraform untaint ADDRESS")},
+	}})
+}
+
 // A packaged lockstep is the administrator's, who may upgrade it at any time; by itself that is nothing to apply.
 func TestPackageMayBeUpgradedBetweenPlanAndApply(t *testing.T) {
 	t.Parallel()

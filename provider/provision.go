@@ -95,12 +95,20 @@ func (e *ends) unreachable(ctx context.Context) (names []string) {
 	return names
 }
 
-// existing refuses to create a pair that is on both hosts already.
-func (e *ends) existing(replies both[plan.Reply]) diag.Diagnostics {
+// existing refuses to create a pair that is on both hosts already. inState is whether the state that this run began with has it.
+func (e *ends) existing(replies both[plan.Reply], inState bool) diag.Diagnostics {
 	var diags diag.Diagnostics
-	if replies.source.Exists && replies.backup.Exists {
+	if !replies.source.Exists || !replies.backup.Exists {
+		return diags
+	}
+	summary := fmt.Sprintf("Pair %q exists already on both hosts", e.pair.Name)
+	if inState {
+		diags.AddAttributeError(path.Root("name"), summary,
+			"This state has it, under another address or marked as tainted. Its new address is told by a block in the configuration:\n\n"+
+				"    moved {\n      from = lockstep_pair.OLD\n      to   = lockstep_pair.NEW\n    }\n\nWhat is tainted is healed in place after\n\n    terraform untaint ADDRESS")
+	} else {
 		id := pairID(e.pair.Source.Host, e.pair.Name)
-		diags.AddAttributeError(path.Root("name"), fmt.Sprintf("Pair %q exists already on both hosts", e.pair.Name),
+		diags.AddAttributeError(path.Root("name"), summary,
 			fmt.Sprintf("It is on source host %q and backup host %q, and not in this state. Take it over with\n\n    terraform import lockstep_pair.NAME %s\n\nor, in the configuration,\n\n    import {\n      to = lockstep_pair.NAME\n      id = %q\n    }",
 				e.source.name, e.backup.name, id, id))
 	}
@@ -146,7 +154,7 @@ func (j *job) run(ctx context.Context) (outcome, diag.Diagnostics) {
 	}
 	replies, diags := j.preflight(ctx, plan.Request{Rotate: j.rotate, Password: j.password})
 	if j.create && !diags.HasError() {
-		diags.Append(j.existing(replies)...)
+		diags.Append(j.existing(replies, false)...)
 	}
 	if diags.HasError() {
 		j.unstage()
@@ -265,7 +273,7 @@ func (j *job) undo(ctx context.Context, before both[plan.Reply], begun both[bool
 			diags.Append(hostDiagnostic(role, err))
 			diags.AddAttributeError(path.Root(string(role)), fmt.Sprintf("%s host %q: what this run had made could not be undone", role, h.name),
 				fmt.Sprintf("Parts of pair %q are still there; no data was touched. Terraform marks the pair as tainted. When the cause is gone,\n\n"+
-					"    terraform untaint ADDRESS\n    terraform apply\n\nheals it in place; without untaint it is destroyed and made anew, which does not touch the data either.", j.pair.Name))
+					"    terraform untaint ADDRESS\n    terraform apply\n\nheals it in place.", j.pair.Name))
 		}
 	}
 	return diags
