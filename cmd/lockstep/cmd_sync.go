@@ -37,11 +37,12 @@ func runSync(ctx context.Context, std stdio, args []string) error {
 			show.keep("waiting, the pair is " + standing(&last))
 			return nil
 		}
-		words := fullLine(last.Full, time.Now())
-		if o := last.Outage; o != nil {
-			words = o.Message
+		switch o := last.Outage; {
+		case o != nil:
+			show.set(o.Message)
+		case last.Full.Running:
+			show.set(fullLine(last.Full, time.Now()))
 		}
-		show.set(words)
 		return nil
 	})
 	show.end()

@@ -135,10 +135,14 @@ func TestSyncOfAPairThatStandsStillSaysWhy(t *testing.T) {
 		out, errs string
 	}{
 		{"paused", paused, nil, exitNotInStep, "", "lockstep: pair \"data\" is paused: nothing is sent\nhint: lockstep resume data\n"},
+		{"paused by its definition", replicate.Status{Pair: "data", State: replicate.Paused, Reason: "the definition says so", Hint: "change it"}, nil, exitNotInStep, "",
+			"lockstep: pair \"data\" is paused: the definition says so\nhint: change it\n"},
 		{"paused meanwhile", well, []replicate.Update{{Status: &paused}}, exitNotInStep, "",
 			"lockstep: pair \"data\" is paused: nothing is sent\nhint: lockstep resume data\n"},
 		{"failing for a while", failing, []replicate.Update{{Status: &failing}, {Status: &failing}, {Status: &well, Done: true}}, exitOK,
-			"both trees compared in 0s: 0 entries differed, 0 were only on the backup\n", "waiting, the pair is failing: no connection\nhint: start it\nnone yet\n"},
+			"both trees compared in 0s: 0 entries differed, 0 were only on the backup\n", "waiting, the pair is failing: no connection\nhint: start it\n"},
+		{"while nothing runs yet and when it has run", well, []replicate.Update{{Status: &well}, {Status: &well, Done: true}}, exitOK,
+			"both trees compared in 0s: 0 entries differed, 0 were only on the backup\n", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -29,11 +29,11 @@ func standing(s *replicate.Status) string {
 func standstill(s *replicate.Status) string {
 	t := *s
 	switch {
-	case s.State == replicate.Paused:
+	case s.State == replicate.Paused && s.Hint == "":
 		t.Hint = "lockstep resume " + s.Pair
 	case s.State == replicate.Held && s.Held != nil && s.Held.Foreign:
 		return ""
-	case s.State == replicate.Held, s.State == replicate.Failing:
+	case s.State == replicate.Paused, s.State == replicate.Held, s.State == replicate.Failing:
 	case s.Ledger.Count > 0:
 		t.Reason = count(s.Ledger.Count, "path") + " could not be sent"
 		if len(s.Ledger.Entries) > 0 {
