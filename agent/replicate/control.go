@@ -18,6 +18,12 @@ import (
 // pausedFile, in the state directory, keeps a pause over a restart.
 const pausedFile = "paused"
 
+// Why a pair is paused that no resume can help.
+const (
+	pausedByDefinition = "the definition says `paused: true`"
+	unpauseHint        = "write `paused: false` in the definition, and apply it"
+)
+
 // status describes the agent. It is called by the loop.
 func (l *loop) status(now time.Time) Status {
 	s := Status{
@@ -131,8 +137,15 @@ func (l *loop) pause(ctx context.Context) error {
 	})
 }
 
-// resume goes on after a pause.
+// resume goes on after a pause. What the definition says holds until it says something else.
 func (l *loop) resume(ctx context.Context) error {
+	defined := false
+	if err := l.call(ctx, func(time.Time) { defined = l.pair.Paused }); err != nil {
+		return err
+	}
+	if defined {
+		return fmt.Errorf("%s\nhint: %s", pausedByDefinition, unpauseHint)
+	}
 	if err := os.Remove(filepath.Join(l.agent.opts.StateDir, pausedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

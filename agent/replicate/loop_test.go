@@ -5,6 +5,7 @@ package replicate
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,7 +193,7 @@ func TestTransferThatDoesNotFinishIsEndedWhenTheAgentStops(t *testing.T) {
 }
 
 func TestPausedAgentSendsNothing(t *testing.T) {
-	bubble(t, func(p *pair.Pair) { p.Paused = true }, func(t *testing.T, r *rig) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
 		r.l.paused = true
 		r.e.src.put("a", node{data: "1"})
 		r.start()
@@ -205,6 +206,29 @@ func TestPausedAgentSendsNothing(t *testing.T) {
 		if !slices.Contains(r.toldManager(), "READY=1") {
 			t.Error("a paused agent is not ready")
 		}
+		if err := r.l.resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Second)
+	})
+}
+
+// A start would pause it again; so would one after a definition that paused an agent paused already.
+func TestDefinitionAndPauseEachHold(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Paused = true }, func(t *testing.T, r *rig) {
+		r.l.paused = true
+		r.start()
+		if err := r.l.resume(t.Context()); err == nil || !strings.Contains(err.Error(), "`paused: false`") {
+			t.Errorf("resume said %v", err)
+		}
+		r.after(time.Second)
+		r.wantState(Paused, "the definition says")
+		if err := r.l.pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.reload(func(p *pair.Pair) { p.Paused = false })
+		r.after(time.Second)
+		r.wantState(Paused, "resume")
 		if err := r.l.resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -112,9 +113,7 @@ func (l *loop) apply(now time.Time, p pair.Pair, user string) error {
 		l.full.valid = false
 		l.requestFull("the definition was changed")
 	}
-	if was.Paused != p.Paused {
-		l.paused = p.Paused
-	}
+	l.paused = p.Paused || exists(filepath.Join(l.agent.opts.StateDir, pausedFile))
 	l.hurry(now)
 	l.log.Info("the definition was reloaded")
 	l.note(now, "the definition was reloaded")

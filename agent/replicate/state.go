@@ -28,6 +28,8 @@ type standing struct {
 // decide is the one place where the state is decided.
 func (l *loop) decide() (State, string) {
 	switch {
+	case l.paused && l.pair.Paused:
+		return Paused, pausedByDefinition
 	case l.paused:
 		return Paused, "nothing is sent until `lockstep resume`"
 	case l.source.err != nil && !l.source.ok:
@@ -166,6 +168,8 @@ func (l *loop) hint(s State) string {
 	var other *errNotProvisioned
 	var limit *watch.LimitError
 	switch {
+	case s == Paused && l.pair.Paused:
+		return unpauseHint
 	case s == Held && errors.As(l.source.err, &other):
 		return fmt.Sprintf("mount the right filesystem at %s; if this directory is meant to replace the old one: lockstep approve %s", other.path, l.pair.Name)
 	case s == Held && !l.source.ok:
