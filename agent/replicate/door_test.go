@@ -351,6 +351,10 @@ func TestLedgerBacksOffEachPathByItself(t *testing.T) {
 	if got := l.list(10); len(got) != 1 || got[0].Path != "b" {
 		t.Errorf("left: %+v", got)
 	}
+	l.fail(d0, "", false, "x", true)
+	if got := l.list(1); got[0].Path != "." || l.entries[""] == nil {
+		t.Errorf("the source directory itself is called %q", got[0].Path)
+	}
 }
 
 func TestFullLedgerKeepsDirectories(t *testing.T) {

@@ -141,7 +141,10 @@ func (l *ledger) wake() (at time.Time, ok bool) {
 	return at, ok
 }
 
-// list returns the first n entries by path.
+// named is a path for people: the source directory itself has none.
+func named(path string) string { return cmp.Or(path, ".") }
+
+// list returns the first n entries by path, for people.
 func (l *ledger) list(n int) []LedgerEntry {
 	out := make([]LedgerEntry, 0, len(l.entries))
 	for _, e := range l.entries {
@@ -150,6 +153,9 @@ func (l *ledger) list(n int) []LedgerEntry {
 	slices.SortFunc(out, func(a, b LedgerEntry) int { return cmp.Compare(a.Path, b.Path) })
 	if len(out) > n {
 		out = out[:n]
+	}
+	for i := range out {
+		out[i].Path = named(out[i].Path)
 	}
 	return out
 }

@@ -119,9 +119,9 @@ func (l *loop) failPath(now time.Time, path string, tree bool, reason string, re
 		side = "the backup host cannot write it"
 	}
 	if l.ledger.fail(now, path, tree, reason, remote) {
-		l.log.Warn("a path could not be sent; it is tried again by itself", "path", path, "err", reason, "side", side)
+		l.log.Warn("a path could not be sent; it is tried again by itself", "path", named(path), "err", reason, "side", side)
 	} else {
-		l.log.Debug("a path could not be sent again", "path", path, "err", reason, "side", side)
+		l.log.Debug("a path could not be sent again", "path", named(path), "err", reason, "side", side)
 	}
 }
 
