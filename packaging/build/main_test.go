@@ -87,7 +87,7 @@ func purge(t *testing.T, dir string) (said string) {
 	text := absolute.ReplaceAllStringFunc(string(script), func(found string) string {
 		i := strings.IndexByte(found, '/')
 		switch found[i:] {
-		case "/etc/", "/var/", "/run/", "/root/":
+		case "/etc/", "/var/", "/run/", "/root/", "/usr/":
 			return found[:i] + dir + found[i:]
 		case "/bin/", "/dev/": // of the first line, and /dev/null
 			return found
@@ -193,10 +193,14 @@ func TestPurgeTakesWhatApplyWritesAndNothingElse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	const binary = "/usr/local/bin/lockstep" // as postinst leaves it
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir+binary), 0o755), os.Symlink(dir+"/usr/bin/lockstep", dir+binary)); err != nil {
+		t.Fatal(err)
+	}
 	if out := purge(t, dir); out != "" {
 		t.Errorf("it says %q", out)
 	}
-	for _, path := range gone {
+	for _, path := range append(gone, binary) {
 		if _, err := os.Lstat(dir + path); !os.IsNotExist(err) {
 			t.Errorf("purge leaves %s: %v", path, err)
 		}

@@ -184,6 +184,44 @@ func TestPackageFromInstallationToPurge(t *testing.T) {
 	}
 }
 
+// What Terraform has uploaded comes first in the search path, and its unit runs it: a package beside it would bring nothing.
+func TestPackageTakesThePlaceOfAnUploadedBinary(t *testing.T) {
+	deb, _ := packages(t, "0.1.0-dev.2")
+	w := newWorld(t)
+	for from, to := range map[string]string{filepath.Join(repository, "build", "lockstep"): "/usr/local/bin/lockstep", deb: "/root/lockstep.deb"} {
+		if err := w.source.CopyTo(t.Context(), from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const definition = "name: tell\nsource: {host: nfs01, path: /data}\ntransport: none\n" +
+		"hooks: [{name: list, type: command, argv: [/bin/true]}]\n"
+	if err := w.source.WriteFile(t.Context(), "/root/tell.yaml", []byte(definition), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const unit = "lockstep@tell.service"
+	const apply = `lockstep apply --role source --definition /root/tell.yaml`
+	shell(t, w.source, `chmod 0755 /usr/local/bin/lockstep && `+apply)
+	contains(t, run(t, w.source, "systemctl", "show", "-P", "FragmentPath", unit), "/etc/systemd/system/")
+	install := func() { shell(t, w.source, `dpkg -i /root/lockstep.deb`) }
+	program := func() string {
+		return run(t, w.source, "sh", "-c", `readlink /proc/$(systemctl show -P MainPID `+unit+`)/exe; lockstep version`)
+	}
+
+	install() // what was not uploaded is somebody's own
+	contains(t, program(), "/usr/local/bin/lockstep\n")
+	run(t, w.source, "dpkg", "--remove", "lockstep")
+	shell(t, w.source, `sha256sum </usr/local/bin/lockstep | cut -d ' ' -f 1 >/var/lib/lockstep/uploaded.sha256; systemctl start `+unit)
+	install()
+	contains(t, program(), "/usr/bin/lockstep\n", "lockstep 0.1.0-dev.2\n")
+	shell(t, w.source, apply)
+	contains(t, run(t, w.source, "systemctl", "show", "-P", "FragmentPath", unit), "/lib/systemd/system/")
+	contains(t, shell(t, w.source, apply), "nothing changed")
+	run(t, w.source, "dpkg", "--purge", "lockstep")
+	if out, err := w.source.Run(t.Context(), "ls", "-l", "/usr/local/bin/lockstep"); err == nil {
+		t.Errorf("purge left %s", out)
+	}
+}
+
 // The rpm installs, upgrades and goes in a root of its own, with its scripts. The root is this machine's, with all changes
 // kept apart by an overlay in a mount namespace that ends with the commands.
 func TestRPMInstallsUpgradesAndGoes(t *testing.T) {
