@@ -91,6 +91,7 @@ var (
 	// module, in most; a name may hold quotes and brackets itself, so the patterns hold both ends.
 	quotedName = regexp.MustCompile(`^[^"]*"(.*)"(?: \(in [^()"]*\))?\)?$`)
 	twoNames   = regexp.MustCompile(`^(?:symlink|rename|link|copy|hard link|rename failed for|copy failed for) "(.*?)"(?: \(in [^()"]*\))? (?:->|=>|\(from) ?"?.*$`)
+	renamedTo  = regexp.MustCompile(`^rename "(?:.*?)"(?: \(in [^()"]*\))? -> "(.*)"$`)
 	xattrName  = regexp.MustCompile(`\w+\("?(.*?)"?(?: \(in [^()"]*\))?, ?"?(?:[a-z]+\.|ACL_)[^"]*"?\)$`)
 	bareName   = regexp.MustCompile(`^(?:delete_file|set_acl|get_acl|rsync_xal_set|rsync_xal_get|unpack_smb_acl|default_perms_for_dir)?:? ?\w+\((.+)\)$`)
 
@@ -111,6 +112,7 @@ var (
 	stoppedLine    = regexp.MustCompile(`^Deletions stopped due to --max-delete limit \((\d+) skipped\)$`)
 	summaryLine    = regexp.MustCompile(`^rsync (?:error|warning): .* \(code \d+\) at `)
 	tempName       = regexp.MustCompile(`(?s)^\.(.+)\.[A-Za-z0-9]{6}$`)
+	tempNumber     = regexp.MustCompile(`(?s)^\.(.+)\.[0-9]{1,6}$`) // of a link or a device that takes the place of something
 )
 
 // The errnos that decide something; in the numbers of Linux, which the rsync that prints them has.
@@ -215,9 +217,12 @@ func (rep *report) failure(line string) bool {
 	if err != nil {
 		return false
 	}
-	var name string
+	var name, final string
 	if t := twoNames.FindStringSubmatch(what); t != nil {
 		name = t[1]
+		if t := renamedTo.FindStringSubmatch(what); t != nil {
+			final = t[1]
+		}
 	} else if t := quotedName.FindStringSubmatch(what); t != nil {
 		name = t[1]
 		if x := xattrName.FindStringSubmatch(what); x != nil {
@@ -246,7 +251,7 @@ func (rep *report) failure(line string) bool {
 		rep.keep(name)
 		return true
 	}
-	return rep.fail(name, reason, remote)
+	return rep.fail(name, reason, remote) || final != "" && rep.fail(final, reason, remote)
 }
 
 // path turns a name of rsync's into one relative to the source directory. The backup's names of temporary files become
@@ -270,7 +275,11 @@ func (rep *report) path(name string, remote bool) (string, bool) {
 	} else if d, b := split(dir); remote && b == partialDir {
 		dir, name = d, join(d, base)
 	}
-	if m := tempName.FindStringSubmatch(base); remote && m != nil {
+	m := tempName.FindStringSubmatch(base)
+	if m == nil {
+		m = tempNumber.FindStringSubmatch(base)
+	}
+	if remote && m != nil {
 		real := join(dir, m[1])
 		if dotted := join(dir, "."+m[1]); !rep.paths[real] && (rep.paths[dotted] || !rep.isFile(real) && rep.isFile(dotted)) {
 			real = dotted // rsync adds no second dot
