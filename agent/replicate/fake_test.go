@@ -91,8 +91,10 @@ type fakeEngine struct {
 	gone  bool // the source directory
 	open  map[string]bool
 	takes time.Duration
-	runs  []fakeRun
-	told  []fakeRun // events, for the log of a failed test
+	// changed is when a file was last changed, where that counts.
+	changed map[string]time.Time
+	runs    []fakeRun
+	told    []fakeRun // events, for the log of a failed test
 	// answer may give a result of its own instead of doing a run; nil does it.
 	answer func(what string, paths []string) *transfer.Result
 	// listLate is how long a comparison takes to tell what it has found.
@@ -166,7 +168,7 @@ func (e *fakeEngine) lstat(p string) (transfer.Entry, error) {
 	if n.dir {
 		return transfer.Entry{Mode: fs.ModeDir | 0o755, Nlink: 2}, nil
 	}
-	st := transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1}
+	st := transfer.Entry{Mode: 0o644, Size: max(n.size, int64(len(n.data))), Nlink: 1, ChangeTime: e.changed[p]}
 	if e.open[p] {
 		st.ModTime = time.Now() // whoever has it open writes to it all the time
 	}
@@ -332,7 +334,11 @@ func (e *fakeEngine) send(p string, force bool, res *transfer.Result) {
 }
 
 func (e *fakeEngine) List(ctx context.Context, _ root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result {
-	if res := e.begin(ctx, "list", opts.Paths); res != nil {
+	what := "list"
+	if !opts.Delete {
+		what = "look" // at what was sent
+	}
+	if res := e.begin(ctx, what, opts.Paths); res != nil {
 		return *res
 	}
 	paths := opts.Paths

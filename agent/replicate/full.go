@@ -215,6 +215,7 @@ func (l *loop) extraneous(now, first time.Time, c comparison) {
 func (l *loop) startList(now time.Time) {
 	f := &l.full
 	f.phase, f.listFrom = "compare", now
+	l.kept.begin()
 	limit := l.agent.manyDiffer
 	if f.recursed {
 		limit = 0
@@ -231,6 +232,7 @@ func (l *loop) startList(now time.Time) {
 		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
 			l.post(func(now time.Time) {
 				l.full.differs += len(items)
+				l.kept.note(items)
 				l.differs(now, l.full.begun, items)
 			})
 		})
@@ -365,7 +367,7 @@ func (l *loop) lookBehindHeld() {
 // completeFull ends a full batch when what it found has been dealt with.
 func (l *loop) completeFull(now time.Time) {
 	f := &l.full
-	if !f.running || f.phase != "settle" || !l.settledBefore(f.listed) {
+	if !f.running || f.phase != "settle" || !l.settledBefore(f.listed) || l.lookAgain(now) {
 		return
 	}
 	f.running, f.phase = false, ""

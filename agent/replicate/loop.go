@@ -63,6 +63,7 @@ type loop struct {
 	outage    *outage
 	source    source
 	full      full
+	kept      kept
 	watch     watchState
 	links     links
 	leftovers leftovers

@@ -59,6 +59,8 @@ func (l *loop) decide() (State, string) {
 		return Degraded, fmt.Sprintf("%s could not be sent, among them %q: %s", plural(len(l.ledger.entries), "path"), e.Path, e.Reason)
 	case l.full.problem != "":
 		return Degraded, l.full.problem
+	case l.kept.reason != "":
+		return Degraded, l.kept.reason
 	case l.notReloaded != nil:
 		return Degraded, "the definition was not reloaded, and the one before stays in force: " + strings.Join(strings.Fields(l.notReloaded.Error()), " ")
 	}
@@ -182,6 +184,8 @@ func (l *loop) hint(s State) string {
 		return fmt.Sprintf("sysctl -w %s=%d", limit.Sysctl, limit.Need)
 	case s == Degraded && len(l.ledger.entries) > 0:
 		return "lockstep status " + l.pair.Name + " names them; they are tried again by themselves"
+	case s == Degraded && l.full.problem == "" && l.kept.reason != "":
+		return l.kept.hint
 	case s == Degraded && l.full.problem == "" && l.notReloaded != nil:
 		return "mend the definition, or restart the agent where that is asked for; lockstep check FILE tells all that is wrong with it"
 	case s == Failing && errors.Is(l.source.err, syscall.ENOSPC):

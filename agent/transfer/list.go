@@ -21,7 +21,11 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 	if len(paths) == 0 {
 		paths = []string{""}
 	}
-	paths, early, err := r.prepare(ctx, root, Job{Kind: Tree, Paths: paths, Full: true})
+	kind := Tree
+	if !opts.Delete {
+		kind, paths = Send, topMost(slices.Sorted(slices.Values(paths)))
+	}
+	paths, early, err := r.prepare(ctx, root, Job{Kind: kind, Paths: paths, Full: true})
 	if err != nil {
 		return r.notRun(ctx, early, err)
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
 )
 
@@ -96,6 +98,25 @@ func TestListOfASubtreeReportsNothingExtraneousOutside(t *testing.T) {
 		if it.Extraneous && it.Path != "a/b/z" {
 			t.Errorf("%+v", it)
 		}
+	}
+}
+
+func TestListOfFilesComparesNothingElse(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": dir{"b": file("1"), "c": file("1")}, "d": dir{"e": file("1")}, "f": file("1")})
+	f.full()
+	f.make(dir{"a": dir{"b": file("22"), "c": file("22")}, "d": dir{"e": file("22"), "new": file("")}, "f": file("22")})
+	items, res := f.list(ListOptions{Paths: []string{"d/e", "d", "a/b"}})
+	f.done(res)
+	var got []string
+	for _, it := range items {
+		if !it.Dir {
+			got = append(got, it.Path+": "+Attributes(it.What))
+		}
+	}
+	if diff := cmp.Diff([]string{"a/b: size, time", "d/e: size, time", "d/new: "}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -12,6 +12,7 @@ package transfer
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -178,9 +179,26 @@ type Item struct {
 	What       string // rsync's eleven characters, as in >f.st......
 }
 
+// itemized are the attributes that What has a letter for, from its third on; see --itemize-changes in rsync(1).
+var itemized = []string{"contents", "size", "time", "mode", "owner", "group", "", "ACL", "extended attributes"}
+
+// Attributes says in words in what a file that is on both sides differs, as [Item.What] tells it: "size, time".
+func Attributes(what string) string {
+	if len(what) < 2+len(itemized) {
+		return ""
+	}
+	var words []string
+	for i, word := range itemized {
+		if c := what[2+i]; word != "" && c != '.' && c != ' ' && c != '+' {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
 // ListOptions says what [Runner.List] compares.
 type ListOptions struct {
-	Paths    []string // directories to compare, with everything below them; none = the whole tree
+	Paths    []string // what to compare, directories with everything below them and, without Delete, files; none = the whole tree
 	Checksum bool     // compare contents, not size and time
 	Delete   bool     // report what is on the backup only (Item.Extraneous)
 }

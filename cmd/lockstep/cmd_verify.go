@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lockstep-sync/lockstep/agent/replicate"
+	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
 // runVerify is `lockstep verify`: it compares the contents of both trees and names what differs.
@@ -88,23 +89,11 @@ func runVerify(ctx context.Context, std stdio, args []string) error {
 	}
 }
 
-// itemized are the attributes that rsync tells of by a letter each; see --itemize-changes in rsync(1). The first two letters are
-// the kind of update and of file.
-var itemized = []string{"contents", "size", "time", "mode", "owner", "group", "", "ACL", "extended attributes"}
-
 // attributes says in words in what a file on the backup differs.
 func attributes(d *replicate.Drift) string {
-	if d.What != "edited" || len(d.Detail) < 2+len(itemized) {
+	words := transfer.Attributes(d.Detail)
+	if d.What != "edited" || words == "" {
 		return ""
 	}
-	var words []string
-	for i, word := range itemized {
-		if c := d.Detail[2+i]; word != "" && c != '.' && c != ' ' && c != '+' {
-			words = append(words, word)
-		}
-	}
-	if len(words) == 0 {
-		return ""
-	}
-	return "  (" + strings.Join(words, ", ") + ")"
+	return "  (" + words + ")"
 }
