@@ -181,9 +181,13 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 	return c
 }
 
-// differs makes what a comparison found dirty.
+// differs makes what a comparison found dirty. What is in the ledger has a pace of its own: its next try may break down, and so be followed by
+// a comparison, which must not be followed by a try at once.
 func (l *loop) differs(now, first time.Time, items []transfer.Item) {
 	for _, it := range items {
+		if l.ledger.entries[it.Path] != nil {
+			continue
+		}
 		if it.New {
 			l.q.MarkNew(now, first, it.Path, it.Dir)
 		} else {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -256,4 +257,24 @@ func TestTemporaryFileOutlivesAReload(t *testing.T) {
 	if strings.Contains(s.log.String(), "could not be sent") {
 		t.Error("the transfer failed")
 	}
+}
+
+// A path whose every try breaks down keeps to its back-off, although a comparison follows each try and finds it.
+func TestComparisonDoesNotHurryAPathThatBreaksDown(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		tries := 0
+		r.e.answer = func(what string, paths []string) *transfer.Result {
+			if what != "send" || !slices.Contains(paths, "bad") {
+				return nil
+			}
+			tries++
+			return &transfer.Result{Class: transfer.Unknown, Status: 23, Message: "what is this?", Cut: true}
+		}
+		r.begin("a", "bad")
+		r.after(10 * time.Minute)
+		r.wantState(Degraded, "bad", "what is this?")
+		if tries < 5 || tries > 20 {
+			t.Errorf("%d tries in ten minutes", tries)
+		}
+	})
 }
