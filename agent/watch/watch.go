@@ -6,8 +6,9 @@
 // never loses a change silently: what the kernel could not tell is told as an event that stands for a
 // whole subtree. It leaves coalescing to queue and knows nothing of rsync, except its exclude language.
 //
-// What no backend can see: writes through mmap(2) that are never synced or closed, changes that another host
-// makes on a network filesystem (see [Info].Blind), and a write to a file through another of its hard links.
+// What no backend can see: writes through mmap(2) before the file is closed, and with inotify not then either, because fsnotify
+// leaves IN_CLOSE_WRITE out; changes that another host makes on a network filesystem (see [Info].Blind); and a write to a file
+// through another of its hard links.
 package watch
 
 import (
