@@ -155,7 +155,7 @@ func (q *Queue) Mark(now, first time.Time, path string, tree bool) {
 // MarkNew makes a path dirty, due at once, of which the backup has nothing; a directory with everything below it.
 func (q *Queue) MarkNew(now, first time.Time, path string, dir bool) {
 	t := q.ticks(now)
-	q.add(t, path, mark{ops: watch.Create, tree: dir}, min(t, q.ticks(first)), t)
+	q.add(t, path, mark{ops: watch.Create | watch.Modify, tree: dir}, min(t, q.ticks(first)), t)
 	q.bound(t)
 }
 

@@ -106,6 +106,13 @@ const treeExpand = 1000
 // keptSlack is how much older than the event of a write the file's time may be: clocks differ, and some filesystems have steps of two seconds.
 const keptSlack = 2500 * time.Millisecond
 
+// passesFor reports whether a file may have the size and time of the one that the backup has of that name, and other contents. It is older than what has
+// happened to it, and was written to; or put there whole, perhaps over another (rename(2) tells of no deletion); or made where another was
+// deleted. An unpacked archive has such files, too, but they are made and written.
+func passesFor(e queue.Entry, st transfer.Entry) bool {
+	return (e.Created != e.Written || e.Compare) && st.ModTime.Before(e.First.Add(-keptSlack))
+}
+
 // prepared is a batch after a look at the disk.
 type prepared struct {
 	send  []string // small enough and at rest
@@ -117,7 +124,7 @@ type prepared struct {
 	dirs  dirTimes
 	light map[string]bool     // directories in send
 	links map[inode]time.Time // files with several names, and when they were changed
-	kept  []string            // files that were written to, and say that they were not
+	kept  []string            // files that rsync's quick check may pass over; of a tree that is sent by recursion, one
 }
 
 // fate is what becomes of an entry that is not in prepared.send.
@@ -187,7 +194,7 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 				return fate{kind: fateBusy, at: w.look(now, e)}, st
 			}
 		}
-		if e.Written && !e.Created && st.ModTime.Before(e.First.Add(-keptSlack)) {
+		if passesFor(e, st) {
 			p.kept = append(p.kept, e.Path)
 		}
 		if st.Size >= bigFile {
@@ -241,7 +248,7 @@ func (p *prepared) expand(now time.Time, r root, e queue.Entry, w *writers) {
 	}
 	for _, c := range children {
 		kid := e
-		kid.Written = false
+		kid.Written = e.Created // new, with what it is in
 		kid.Path = join(e.Path, c.Name)
 		if w.exclude.Match(kid.Path, c.Mode.IsDir()) {
 			continue

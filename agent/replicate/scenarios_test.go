@@ -786,6 +786,56 @@ func TestChangeThatKeepsSizeAndTimeArrives(t *testing.T) {
 	}
 }
 
+// What takes the place of a file has its size and time, as files of packages whose times are all the same, and other contents.
+func TestReplacementOfTheSameSizeAndTimeArrives(t *testing.T) {
+	t.Parallel()
+	for _, backend := range []string{"auto", "inotify"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			replaceBySameSizeAndTime(t, newSite(t, func(p *pair.Pair) { p.Watch.Backend = backend }))
+		})
+	}
+}
+
+func replaceBySameSizeAndTime(t *testing.T, s *site) {
+	t.Helper()
+	old := time.Now().Add(-time.Hour)
+	put := func(name, content string) {
+		t.Helper()
+		s.write(name, content)
+		s.do(os.Chtimes(s.path(name), old, old))
+	}
+	for _, name := range []string{"renamed", "removed", "dir/f", "dir/sub/g"} {
+		put(name, "1111")
+	}
+	s.start()
+	s.equal()
+	check := func(name string) {
+		t.Helper()
+		s.wait()
+		if data, err := os.ReadFile(filepath.Join(s.dst, name)); err != nil || string(data) != "2222" {
+			t.Errorf("the barrier was passed, and the backup has %q in %s (%v)", data, name, err)
+		}
+	}
+	outside := filepath.Join(filepath.Dir(s.src), "outside")
+	s.do(os.WriteFile(outside, []byte("2222"), 0o644))
+	s.do(os.Chtimes(outside, old, old))
+	s.do(os.Rename(outside, s.path("renamed")))
+	check("renamed")
+
+	s.rm("removed")
+	put("removed", "2222")
+	check("removed")
+
+	put("new/f", "2222")
+	put("new/sub/g", "2222")
+	s.wait()
+	s.mv("dir", "old")
+	s.mv("new", "dir")
+	check("dir/f")
+	check("dir/sub/g")
+}
+
 // A symlink became a directory, and the backup could not follow. What is deleted in the directory is not what the symlink on the backup leads to.
 func TestDeletionDoesNotLeadThroughASymlinkOnTheBackup(t *testing.T) {
 	t.Parallel()

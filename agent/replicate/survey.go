@@ -56,6 +56,9 @@ func (s *survey) file(e queue.Entry, st transfer.Entry) {
 	p := s.p
 	p.files++
 	p.bytes += st.Size
+	if e.Created && e.Compare && len(p.kept) == 0 && passesFor(e, st) { // of a directory that took the place of another
+		p.kept = append(p.kept, e.Path)
+	}
 	if s.entries <= linksWalked {
 		p.several(st)
 	}
