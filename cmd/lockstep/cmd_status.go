@@ -27,6 +27,9 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *asJSON && *live || *asJSON && *plugin || *live && *plugin {
+		return usageError(errors.New("--json, --watch and --nagios are three answers: give one of them"))
+	}
 	if *plugin && name == "" && f.runtimeDir == "" {
 		return nagios(ctx, std, agents(""), maxLag)
 	}
