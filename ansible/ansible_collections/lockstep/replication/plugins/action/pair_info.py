@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
             name=dict(type='str', required=True), source=host, backup=host,
             executable=dict(type='str', default='lockstep')))[1]
         hosts = {side: (args[side] or {}).get('host') for side in _provision.SIDES}
-        hosts['source'] = hosts['source'] or task_vars['inventory_hostname']
+        hosts['source'] = hosts['source'] or self._task.delegate_to or task_vars['inventory_hostname']
         ask = _sides.asker(self, hosts, args['executable'], task_vars)
         request = dict(pair=dict(name=args['name']))
         replies = {}

@@ -22,7 +22,7 @@ options:
     required: true
   source:
     description:
-      - The source host. The default is the host of the task.
+      - The source host. The default is the host of the task, and with C(delegate_to) the one that it names.
     type: dict
     suboptions:
       host:
