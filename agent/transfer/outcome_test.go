@@ -234,7 +234,7 @@ func TestOutcomeOfAnOldRsyncThatIsMissing(t *testing.T) {
 	f := newFixture(t)
 	f.make(dir{"a": file("")})
 	f.r.rsync = "/nonexistent/rsync"
-	f.want(f.send("a"), Permanent, -1, "no such file")
+	f.want(f.send("a"), Permanent, -1, "rsync is not there: stat")
 }
 
 // perPath runs a job and compares the whole result but for messages, sizes and times.

@@ -210,7 +210,7 @@ func (r *Runner) notRun(ctx context.Context, res Result, err error) Result {
 	if ctx.Err() != nil {
 		res.Class, res.Message = Stopped, "stopped"
 	} else if _, err := os.Stat(r.rsync); err != nil {
-		res.Class, res.Message, res.Hint = Permanent, err.Error(), "install rsync 3.1.3 or newer"
+		res.Class, res.Message, res.Hint = Permanent, "rsync is not there: "+err.Error(), "install rsync 3.1.3 or newer"
 	}
 	return res
 }

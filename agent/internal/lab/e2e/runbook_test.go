@@ -375,6 +375,13 @@ var mishaps = []mishap{
 		e.mustFollow(t, applyBackup)
 		syncNow(t, w)
 	}},
+	{"*rsync is not there: …*", func(t *testing.T, w *world, e *entry) {
+		run(t, w.source, "mv", "/usr/bin/rsync", "/usr/bin/rsync.away")
+		run(t, w.source, "touch", "/data/without-rsync")
+		e.state(t, "failing")
+		run(t, w.source, "mv", "/usr/bin/rsync.away", "/usr/bin/rsync")
+		syncNow(t, w)
+	}},
 	{"`lockstep pause data` holds over restarts", func(t *testing.T, w *world, e *entry) {
 		e.mustFollow(t, "lockstep pause data")
 		run(t, w.source, "systemctl", "restart", agentUnit)
