@@ -106,11 +106,15 @@ const treeExpand = 1000
 // keptSlack is how much older than the event of a write the file's time may be: clocks differ, and some filesystems have steps of two seconds.
 const keptSlack = 2500 * time.Millisecond
 
+// coarseTime is a step that a filesystem's times may have: 10 ms on exFAT, a second on ext3 and on ext4 with inodes of 128 bytes. A file that is
+// written again within a step has the time of before.
+const coarseTime = 10 * time.Millisecond
+
 // passesFor reports whether a file may have the size and time of the one that the backup has of that name, and other contents. It is older than what has
-// happened to it, and was written to; or put there whole, perhaps over another (rename(2) tells of no deletion); or made where another was
-// deleted. An unpacked archive has such files, too, but they are made and written.
+// happened to it, or its time is coarse; and it was written to, or put there whole, perhaps over another (rename(2) tells of no deletion), or
+// made where another was deleted. An unpacked archive has such files, too, but they are made and written.
 func passesFor(e queue.Entry, st transfer.Entry) bool {
-	return (e.Created != e.Written || e.Compare) && st.ModTime.Before(e.First.Add(-keptSlack))
+	return (e.Created != e.Written || e.Compare) && (st.ModTime.Before(e.First.Add(-keptSlack)) || st.ModTime.Nanosecond()%int(coarseTime) == 0)
 }
 
 // prepared is a batch after a look at the disk.

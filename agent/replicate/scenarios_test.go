@@ -786,6 +786,30 @@ func TestChangeThatKeepsSizeAndTimeArrives(t *testing.T) {
 	}
 }
 
+// On a filesystem that keeps whole seconds, a file that is written twice in one of them has the time of before.
+func TestSecondWriteWithinAStepOfTheTimeArrives(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil)
+	s.start()
+	s.wait()
+	write := func(content string, second time.Time) {
+		t.Helper()
+		s.write("f", content)
+		s.do(os.Chtimes(s.path("f"), second, second))
+		s.wait()
+		if data, err := os.ReadFile(filepath.Join(s.dst, "f")); err != nil || string(data) != content {
+			t.Errorf("the barrier was passed, and the backup has %q (%v)", data, err)
+		}
+	}
+	second := time.Now().Truncate(time.Second)
+	write("1111", second)
+	write("2222", second)
+	s.write("new", "3333")
+	s.do(os.Chtimes(s.path("new"), second, second))
+	s.mv("new", "f")
+	s.equal()
+}
+
 // What takes the place of a file has its size and time, as files of packages whose times are all the same, and other contents.
 func TestReplacementOfTheSameSizeAndTimeArrives(t *testing.T) {
 	t.Parallel()
