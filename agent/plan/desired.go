@@ -109,10 +109,6 @@ func SourceState(p pair.Pair, in SourceInputs) State {
 	return state
 }
 
-// DropInDir and DropInFile are where a pair's additions to the template unit are.
-func DropInDir(pair string) string  { return SystemdDir + "/" + unit.AgentName(pair) + ".d" }
-func DropInFile(pair string) string { return DropInDir(pair) + "/50-lockstep.conf" }
-
 func agentDropIn(p pair.Pair) unit.AgentDropIn {
 	return unit.AgentDropIn{
 		// As it is written, not as apply finds it: while the source is not mounted fanotify cannot watch it, and that is no reason

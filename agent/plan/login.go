@@ -15,17 +15,7 @@ import (
 // What a pair with transport ssh has. Its module is not among those that the listening daemon serves: it stands in an
 // rsyncd.conf of its own, which the one command names that the pair's key can run.
 
-// SSHDir has those files on the backup host.
-const SSHDir = "/etc/lockstep/ssh"
-
-// SSHConfFile is the rsyncd.conf of one pair.
-func SSHConfFile(pair string) string { return SSHDir + "/" + pair + ".conf" }
-
-// SSHKeyFile is the pair's private key on the source host, KnownHostsFile what the backup host's sshd must show.
-func SSHKeyFile(pair string) string     { return SecretsDir + "/" + pair + ".ssh" }
-func KnownHostsFile(pair string) string { return SecretsDir + "/" + pair + ".known_hosts" }
-
-// LoginUser is whose session that is.
+// LoginUser is whose session the source host gets.
 const LoginUser = pair.LoginUser
 
 // BySSH is whether the source host reaches the backup host by ssh.

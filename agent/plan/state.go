@@ -5,6 +5,8 @@ package plan
 import (
 	"io/fs"
 	"strings"
+
+	"github.com/lockstep-sync/lockstep/agent/unit"
 )
 
 // State is what lockstep makes on a host, as it should be or as it is.
@@ -88,6 +90,7 @@ const (
 	SecretsDir     = "/etc/lockstep/secrets"
 	RsyncdConf     = "/etc/lockstep/rsyncd.conf"
 	RsyncdDir      = "/etc/lockstep/rsyncd.d"
+	SSHDir         = "/etc/lockstep/ssh" // on the backup host, of pairs with transport ssh
 	StateDir       = "/var/lib/lockstep"
 	RsyncdRunDir   = "/run/lockstep-rsyncd"
 	SystemdDir     = "/etc/systemd/system"
@@ -112,6 +115,17 @@ func SecretsFile(pair string) string { return SecretsDir + "/" + pair + ".secret
 
 // ModuleFile is the rsyncd.conf part of a pair on the backup host.
 func ModuleFile(pair string) string { return RsyncdDir + "/" + pair + ".conf" }
+
+// SSHConfFile is the rsyncd.conf of a pair with transport ssh on the backup host.
+func SSHConfFile(pair string) string { return SSHDir + "/" + pair + ".conf" }
+
+// SSHKeyFile is the pair's private key on the source host, KnownHostsFile what the backup host's sshd must show.
+func SSHKeyFile(pair string) string     { return SecretsDir + "/" + pair + ".ssh" }
+func KnownHostsFile(pair string) string { return SecretsDir + "/" + pair + ".known_hosts" }
+
+// DropInDir and DropInFile are where a pair's additions to the template unit are.
+func DropInDir(pair string) string  { return SystemdDir + "/" + unit.AgentName(pair) + ".d" }
+func DropInFile(pair string) string { return DropInDir(pair) + "/50-lockstep.conf" }
 
 const headerStart = "# Managed by lockstep"
 
