@@ -18,7 +18,7 @@ type Pair struct {
 	Name      string   `json:"name"`
 	Source    Source   `json:"source"`
 	Backup    Backup   `json:"backup"`
-	Transport string   `json:"transport"` // [Daemon] or [SSH]
+	Transport string   `json:"transport"` // [Daemon], [SSH] or [None]
 	Auth      Auth     `json:"auth"`
 	Exclude   []string `json:"exclude"`
 	Filter    []string `json:"filter"`
