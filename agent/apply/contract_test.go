@@ -99,6 +99,12 @@ func mustExchange(t *testing.T, m machines, req plan.Request) (changes []plan.Ch
 		if r.Changed != (len(r.Changes) > 0) {
 			t.Errorf("changed is %v with %d changes", r.Changed, len(r.Changes))
 		}
+		for _, c := range r.Changes {
+			// What goes may be of another transport, and prepare has no checks.
+			if _, told := r.Checks[c.Object]; c.Action == "create" && len(r.Checks) > 0 && !told {
+				t.Errorf("%s was made, and the checks are %v", c.Object, r.Checks)
+			}
+		}
 	}
 	return changes
 }
