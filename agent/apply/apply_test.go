@@ -561,6 +561,18 @@ func TestUnreachableModuleStopsTheSourceBeforeAnyChange(t *testing.T) {
 	mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: definition("data", "paused: true")})
 }
 
+func TestRsyncThatWasRemovedIsNoOtherDrift(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		_, backup, m := two()
+		mustExchange(t, m, plan.Request{Pair: p})
+		backup.Facts.Rsync = host.Rsync{}
+		reply := run(m.backup, plan.Plan, plan.Backup, plan.Request{Pair: p})
+		if len(reply.Changes) > 0 || len(reply.Problems) != 1 || reply.Problems[0].Msg != "rsync is not installed" {
+			t.Errorf("%+v, %+v", reply.Changes, reply.Problems)
+		}
+	})
+}
+
 func TestBackupThatIsNotMountedIsNotMadeAnew(t *testing.T) {
 	t.Parallel()
 	_, backup, m := two()

@@ -3,6 +3,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ func (s *session) backup(ctx context.Context) error {
 		return err
 	}
 	problems := append(plan.BackupProblems(p, s.facts), unread...)
-	inputs := plan.BackupInputs{Rsync: s.found.Rsync.Path, Allow: s.facts.Addresses, Mount: s.mounted()}
+	// Without rsync nothing is applied. What is there to run it is right all the same.
+	inputs := plan.BackupInputs{Rsync: cmp.Or(s.found.Rsync.Path, "/usr/bin/rsync"), Allow: s.facts.Addresses, Mount: s.mounted()}
 	var hostKeys []string
 	if bySSH {
 		hostKeys = s.facts.SSHD.HostKeys
