@@ -101,7 +101,11 @@ func (l *loop) notKept(now time.Time, items []transfer.Item) {
 	if it.New {
 		what = "missing"
 	}
-	k.reason = fmt.Sprintf("what was sent still differs on the backup: %s, among them %q (%s)", plural(len(items), "path"), it.Path, what)
+	paths := plural(len(items), "path")
+	if len(items) >= lookedAt {
+		paths = "at least " + paths
+	}
+	k.reason = fmt.Sprintf("what was sent still differs on the backup: %s, among them %q (%s)", paths, it.Path, what)
 	switch {
 	case what == "time":
 		k.hint = "the backup's filesystem does not keep such times; until it is one that does, to the nanosecond, each comparison sends these files again"
