@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -271,6 +272,26 @@ func TestStderrDecides(t *testing.T) {
 				t.Errorf("message %q, want …%s…", res.Message, c.message)
 			}
 		})
+	}
+}
+
+// Rsync that is not root leaves devices out, says so among its standard output, and ends with 0.
+func TestDeviceThatIsLeftOutIsNamed(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		extra []string
+		want  []PathFailure
+	}{
+		{nil, []PathFailure{{Path: "a", Reason: "rsync on the backup host makes no such file; as root it does", Remote: true}}},
+		{[]string{"--no-devices"}, nil},
+	} {
+		f := &fixture{T: t, src: t.TempDir()}
+		f.make(dir{"a": file("")})
+		f.opts = Options{Rsync: asRsync(t, fakeRsync{Stdout: "skipping non-regular file \"a\"\n"}), Extra: c.extra, Target: Target{Address: "backup.example", Module: "data"}}
+		f.runner()
+		if res := f.run(Job{Kind: Send, Paths: []string{"a"}}); res.Class != Done || !slices.Equal(res.Failed, c.want) {
+			t.Errorf("%v: %+v", c.extra, res)
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ type report struct {
 	incomplete bool
 	overflow   bool
 
+	skips            bool // set by follow: devices or special files are left out on purpose
 	unreached        bool // the module was not reached
 	parts            bool // rsync has put aside what it had of a file
 	deletionsStopped string
@@ -107,6 +108,7 @@ var (
 	impossibleLine = regexp.MustCompile(`^([ug]id 4294967295 \(-1\) is impossible to set) on "(.*)"(?: \(in .*\))?$`)
 	unreachedLine  = regexp.MustCompile(`failed to connect to|getaddrinfo|did not see server greeting|didn't get server startup line|^@ERROR`)
 	partLine       = regexp.MustCompile(`failed verification|read errors mapping`)
+	skippedLine    = regexp.MustCompile(`^skipping non-regular file "(.*)"$`)
 	noPartialLine  = regexp.MustCompile(`^Unable to create partial-dir for (.*) -- discarding (?:completed|partial) file\.$`)
 	absentParent   = regexp.MustCompile(`^WARNING: parent dir is absent in the file list: `)
 	stoppedLine    = regexp.MustCompile(`^Deletions stopped due to --max-delete limit \((\d+) skipped\)$`)
@@ -191,6 +193,9 @@ func (rep *report) common(line string) bool {
 		return rep.fail(name, "the name is too long for rsync", false)
 	} else if m := impossibleLine.FindStringSubmatch(line); m != nil {
 		return rep.fail(m[2], m[1], true)
+	} else if name, ok := group(skippedLine); ok {
+		// Said by either side, and the status is 0: of a device when rsync on the backup host is not root.
+		return rep.skips || rep.fail(name, "rsync on the backup host makes no such file; as root it does", true)
 	} else if name, ok := group(noPartialLine); ok {
 		return rep.fail(name, "no directory for its parts could be made", true)
 	} else if n, ok := group(stoppedLine); ok {
