@@ -52,6 +52,7 @@ type full struct {
 	started  int64
 	done     int64
 	recursed bool // the whole tree was sent in this one
+	away     bool // the backup could not be reached since it began
 	differs  int
 	extra    int
 	problem  string // why the newest one was not complete
@@ -95,7 +96,7 @@ func (l *loop) startFull(now time.Time) bool {
 	}
 	f.running, f.phase, f.cause, f.need = true, "compare", f.need, ""
 	f.begun, f.recursed, f.differs, f.extra = now, false, 0, 0
-	l.links.wanted = false
+	l.links.wanted, f.away = false, false
 	l.leftovers.looked(now)
 	l.heldCheck = now // what is back lapses before the comparison ends
 	f.started++
@@ -379,7 +380,7 @@ func (l *loop) completeFull(now time.Time) {
 	f.last, f.took = now, now.Sub(f.begun)
 	if f.problem == "" {
 		// Something may have happened meanwhile that another one must look at.
-		f.valid = f.valid || f.need == "" && !l.links.wanted && !l.leftovers.wanted
+		f.valid = f.valid || f.need == "" && !f.away && !l.links.wanted && !l.leftovers.wanted
 	} else if f.need == "" {
 		f.need = "the last one was not complete"
 		f.failures++

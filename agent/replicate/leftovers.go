@@ -73,7 +73,7 @@ func (o *leftovers) looked(now time.Time) {
 	}
 }
 
-// lookDue tells when a comparison may begin that a file with several names or a broken transfer asks for.
+// lookDue tells when a comparison may begin that a file with several names, an outage or a broken transfer asks for.
 func (l *loop) lookDue() (at time.Time, why string, ok bool) {
 	paced := l.full.listFrom.Add((linksPace + 1) * l.full.listing)
 	after := func(t time.Time) time.Time {
@@ -85,6 +85,8 @@ func (l *loop) lookDue() (at time.Time, why string, ok bool) {
 	switch o := &l.leftovers; {
 	case l.links.wanted:
 		return paced, "a file with several names was changed", true
+	case l.full.away:
+		return paced, "the backup host was away, and may have lost something", true
 	case o.wanted:
 		return after(o.at), "a broken transfer may have left something", true
 	case !o.late.IsZero():

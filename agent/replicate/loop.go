@@ -92,7 +92,8 @@ type loop struct {
 	barriers  map[string]*barrier
 	moving    moving // nil when no verification runs
 	children  children
-	nextProbe time.Time // for the sake of a suspect transfer
+	nextProbe time.Time // not before
+	heard     time.Time // when the backup last took something, or answered a probe
 	heldCheck time.Time // when held deletions are next held against the disk
 	hooks     hookRun
 }
@@ -184,7 +185,7 @@ var errStopped = errors.New("the agent is stopping")
 // needs no saving: every start begins with a full batch.
 func (l *loop) run(ctx context.Context) error {
 	now := time.Now()
-	l.started, l.standing.since = now, now
+	l.started, l.standing.since, l.heard = now, now, now
 	jobsCtx, stopJobs := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopJobs()
 	l.jobsCtx = jobsCtx

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/lockstep-sync/lockstep/agent/pair"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
@@ -68,7 +69,7 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 	l.counters.Transfers[className(res.Class)]++
 	switch res.Class {
 	case transfer.Done:
-		l.unknown = 0
+		l.unknown, l.heard = 0, now
 		switch o := l.outage; {
 		case o == nil:
 		case o.class == transfer.NoSpace && res.Stats.Transferred == 0:
@@ -78,12 +79,21 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 			if o.failures > 1 {
 				l.note(now, "the backup takes files again")
 			}
-			l.outage = nil
+			l.endOutage()
 		}
 	case transfer.Transient, transfer.NoSpace, transfer.Permanent:
 		l.fail(now, res)
 	case transfer.Stopped, transfer.Unknown:
 	}
+}
+
+// endOutage notes that the backup can be reached. A host that was away may have crashed, and lost what it had not written to disk yet; or it was
+// made anew, or its disk was put back: so a comparison follows, unless only one try failed.
+func (l *loop) endOutage() {
+	if o := l.outage; o.probes() && (o.failures > 1 || o.class == transfer.Permanent) {
+		l.full.away, l.full.valid = true, false
+	}
+	l.outage = nil
 }
 
 // fail notes that nothing can be sent for now.
@@ -105,14 +115,23 @@ func (l *loop) fail(now time.Time, res transfer.Result) {
 	// Else it is another run that was on its way when the outage began: no second failure.
 }
 
-// suspect returns when it is to be asked for the sake of a running transfer whether the backup can still be reached.
-func (l *loop) suspect() (at time.Time, ok bool) {
-	at, ok = l.jobs.suspect()
-	ok = ok && !l.jobs.has("probe")
-	if at.Before(l.nextProbe) {
-		at = l.nextProbe
+// A pair with nothing to do is not in step with a backup that is gone: it is asked after this time whether it is there.
+const (
+	idleProbe    = time.Minute
+	idleProbeSSH = 5 * time.Minute // sshd logs each login
+)
+
+// probeDue returns when it is to be asked whether the backup can still be reached: for the sake of a running transfer, or because nothing was
+// transferred for a time.
+func (l *loop) probeDue() (at time.Time, ok bool) {
+	if at, ok = l.jobs.suspect(); !ok {
+		every := idleProbe
+		if l.pair.Transport == pair.SSH {
+			every = idleProbeSSH
+		}
+		at, ok = l.heard.Add(every), !l.pair.HooksOnly()
 	}
-	return at, ok
+	return later(at, l.nextProbe), ok && !l.jobs.has("probe")
 }
 
 // probe asks the backup whether it takes anything.
@@ -129,6 +148,7 @@ func (l *loop) probe(now time.Time) {
 			switch res.Class {
 			case transfer.Stopped:
 			case transfer.Done:
+				l.heard = now
 				if l.outage != nil {
 					l.outage.probed = true
 					l.jobs.endStale(l.outage.since)

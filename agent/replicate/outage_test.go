@@ -276,6 +276,51 @@ func TestLoopSleepsWhileATransferIsSuspect(t *testing.T) {
 	})
 }
 
+// Nothing happens in the source, and the backup host dies: the pair is not in step until it is back and nothing is missing there.
+func TestIdlePairNoticesThatTheBackupIsGone(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a", "b")
+		r.wantState(InStep)
+		r.after(10 * time.Minute)
+		if n := r.e.count("probe"); n < 9 || n > 10 {
+			t.Errorf("asked %d times in ten minutes", n)
+		}
+		r.e.setAnswer(fails("", transfer.Transient, "Connection refused"))
+		r.after(idleProbe + 5*time.Second)
+		r.wantState(Failing, "Connection refused")
+		r.e.set(func() { r.e.dst.remove("a") }) // it was not on disk yet
+		r.e.setAnswer(nil)
+		r.settles(time.Minute)
+	})
+}
+
+func TestBackupThatWasProvisionedAnewIsCompared(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(fails("", transfer.Permanent, "has no module"))
+		r.after(idleProbe + time.Second)
+		r.wantState(Failing)
+		r.e.set(func() { r.e.dst.remove("a") })
+		r.e.setAnswer(nil)
+		r.settles(10 * time.Minute)
+	})
+}
+
+// A daemon that is restarted refuses one connection. That is no reason to compare everything.
+func TestOneFailureIsNotFollowedByAComparison(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(fails("send", transfer.Transient, "Connection refused"))
+		r.write("b", "1")
+		r.after(100 * time.Millisecond)
+		r.e.setAnswer(nil)
+		r.settles(time.Minute)
+		if n := r.e.count("list"); n != 1 {
+			t.Errorf("%d comparisons", n)
+		}
+	})
+}
+
 // The log and the events tell of the end of a trouble, and not of every file.
 func TestEndOfATroubleIsTold(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {

@@ -25,13 +25,13 @@ func (l *loop) schedule(now time.Time) {
 		for len(l.jobs) == 0 && l.startTrial(now) { // one job at a time
 		}
 		if len(l.jobs) == 0 {
-			l.outage = nil // nothing is left that could fail
+			l.endOutage() // nothing is left that could fail
 		}
 		return
 	}
 	for l.startOne(now) {
 	}
-	if at, ok := l.suspect(); ok && !now.Before(at) {
+	if at, ok := l.probeDue(); ok && !now.Before(at) {
 		l.probe(now)
 	}
 }
@@ -86,7 +86,7 @@ func (l *loop) sleep(now time.Time) time.Duration {
 		}
 		consider(l.door.due())
 		consider(l.fullWake())
-		consider(l.suspect())
+		consider(l.probeDue())
 		consider(l.heldCheck, l.door.held != nil)
 	}
 	consider(l.childrenWake())

@@ -160,6 +160,19 @@ func TestAfterARebootOfEitherHostThePairConverges(t *testing.T) {
 	w.noChanges(t)
 }
 
+// Nothing happens in the source while the backup host dies and loses a file that it had not on disk yet.
+func TestIdlePairAsksForItsBackup(t *testing.T) {
+	w := pairUp(t)
+	run(t, w.source, "touch", "/data/idle")
+	w.inStep(t, 30*time.Second)
+	run(t, w.backup, "systemctl", "stop", "lockstep-rsyncd")
+	run(t, w.backup, "rm", backupDir+"/idle")
+	w.awaitState(t, 90*time.Second, "failing")
+	run(t, w.backup, "systemctl", "start", "lockstep-rsyncd")
+	w.inStep(t, 30*time.Second)
+	w.equal(t, time.Second)
+}
+
 // cutFor is how long the backup host is unreachable. The promise is about 60 s, which CI waits for; LOCKSTEP_E2E_CUT sets it.
 func cutFor(t *testing.T) time.Duration {
 	if text := os.Getenv("LOCKSTEP_E2E_CUT"); text != "" {
