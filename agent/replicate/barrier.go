@@ -65,7 +65,7 @@ func (l *loop) cookieSeen(now time.Time, name string) {
 // checkBarriers ends the barriers behind which nothing is left.
 func (l *loop) checkBarriers() {
 	for name, b := range l.barriers {
-		if b.seen && l.full.valid && l.watch.ready && l.source.ok && (l.door.held == nil || l.door.held.foreign) &&
+		if b.seen && l.full.valid && l.outage == nil && l.watch.ready && l.source.ok && (l.door.held == nil || l.door.held.foreign) &&
 			len(l.ledger.entries) == 0 && l.settledBefore(later(b.at, l.ledger.left)) && l.allSeen(b) {
 			close(b.done)
 			delete(l.barriers, name)

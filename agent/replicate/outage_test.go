@@ -288,7 +288,14 @@ func TestIdlePairNoticesThatTheBackupIsGone(t *testing.T) {
 		r.e.setAnswer(fails("", transfer.Transient, "Connection refused"))
 		r.after(idleProbe + 5*time.Second)
 		r.wantState(Failing, "Connection refused")
+		passed := r.barrier(t.Context())
 		r.e.set(func() { r.e.dst.remove("a") }) // it was not on disk yet
+		r.after(time.Second)
+		select {
+		case <-passed:
+			t.Error("who waits is told that everything is on the backup")
+		default:
+		}
 		r.e.setAnswer(nil)
 		r.settles(time.Minute)
 	})
