@@ -162,6 +162,18 @@ func (d *door) lapse(path string) bool {
 	return true
 }
 
+// cleared notes that a comparison, begun then, has found nothing on the backup that is not in the source: what an earlier one has found was taken away there.
+func (d *door) cleared(begun time.Time) {
+	if d.held == nil {
+		return
+	}
+	for path, f := range d.held.items {
+		if f.found && !f.blocked && f.first.Before(begun) {
+			d.lapse(path)
+		}
+	}
+}
+
 // release ends the holding.
 func (d *door) release() *heldDeletions {
 	h := d.held

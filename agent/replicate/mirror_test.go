@@ -69,6 +69,42 @@ func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
 	})
 }
 
+// Somebody takes away on the backup what was another's there.
+func TestWhatIsTakenAwayOnTheBackupIsNotHeldAnyMore(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("photos/1", node{data: "theirs"})
+		r.begin("a")
+		r.wantState(Held, strange)
+		r.e.set(func() { r.e.dst.remove("photos") })
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.settles(time.Minute)
+		if !r.known() {
+			t.Error("it is not noted")
+		}
+	})
+}
+
+// A deletion that happens while a comparison runs, which had passed there, stays held.
+func TestComparisonDoesNotClearALaterDeletion(t *testing.T) {
+	bubble(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 1, 1 }, func(t *testing.T, r *rig) {
+		r.begin(numbered("%d", 9)...)
+		r.e.set(func() { r.e.listLate = 10 * time.Second })
+		if _, err := r.l.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Second)
+		for _, name := range numbered("%d", 5) {
+			r.rm(name)
+		}
+		r.after(time.Minute)
+		if s := r.wantState(Held); s.Held.Count != 5 {
+			t.Errorf("%+v", s.Held)
+		}
+	})
+}
+
 func TestDeletionThatWouldTakeSuchEntriesAlongIsWaitedFor(t *testing.T) {
 	stranger(t, nil, func(t *testing.T, r *rig) {
 		r.e.dst.put("d/theirs", node{data: "1"})

@@ -249,16 +249,23 @@ var mishaps = []mishap{
 		e.mustFollow(t, "lockstep approve data") // as well
 	}},
 	{"*the backup has entries that this source was never seen to have*", func(t *testing.T, w *world, e *entry) {
-		shell(t, w.source, `systemctl stop lockstep@data; rm /var/lib/lockstep/data/source.json`) // as if the pair was new
-		shell(t, w.backup, `mkdir `+backupDir+`/photos; echo theirs >`+backupDir+`/photos/1`)
-		run(t, w.source, "systemctl", "start", agentUnit)
-		e.state(t, "held")
-		if out, _ := e.follow(t, "lockstep status data"); !strings.Contains(out, "photos") {
-			t.Errorf("the status does not name what would go:\n%s", out)
+		for _, wanted := range []bool{true, false} {
+			shell(t, w.source, `systemctl stop lockstep@data; rm /var/lib/lockstep/data/source.json`) // as if the pair was new
+			shell(t, w.backup, `mkdir `+backupDir+`/photos; echo theirs >`+backupDir+`/photos/1`)
+			run(t, w.source, "systemctl", "start", agentUnit)
+			e.state(t, "held")
+			if out, _ := e.follow(t, "lockstep status data"); !strings.Contains(out, "photos") {
+				t.Errorf("the status does not name what would go:\n%s", out)
+			}
+			if wanted {
+				run(t, w.backup, "mv", backupDir+"/photos", "/backup/photos")
+				e.mustFollow(t, "lockstep sync data")
+			} else {
+				e.mustFollow(t, "lockstep approve data")
+			}
+			w.inStep(t, 30*time.Second)
 		}
-		run(t, w.backup, "cat", backupDir+"/photos/1")
-		e.mustFollow(t, "lockstep approve data")
-		w.inStep(t, 30*time.Second)
+		run(t, w.backup, "cat", "/backup/photos/1")
 		// Once and for all.
 		shell(t, w.backup, `echo theirs >`+backupDir+`/photo`)
 		run(t, w.source, "systemctl", "restart", agentUnit)
