@@ -68,9 +68,15 @@ func newPatient(t *testing.T) *patient {
 	return nil
 }
 
-// start starts the daemon and waits until it greets.
+// start starts the daemon and waits until it has logged a connection: the daemon of another test, which has taken the port meanwhile,
+// would accept one, too.
 func (p *patient) start(t *testing.T, rsync string) bool {
 	t.Helper()
+	connects := func() int {
+		text, _ := os.ReadFile(filepath.Join(p.dir, "log")) // there is none at first
+		return strings.Count(string(text), " connect from ")
+	}
+	before := connects()
 	cmd := exec.Command(rsync, "--daemon", "--no-detach", "--config="+filepath.Join(p.dir, "rsyncd.conf"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -91,7 +97,9 @@ func (p *patient) start(t *testing.T, rsync string) bool {
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort(p.address, strconv.Itoa(p.daemonPort)), time.Second)
 		if err == nil {
 			conn.Close() //nolint:errcheck // it was only to see
-			return true
+			if connects() > before {
+				return true
+			}
 		}
 		select {
 		case <-ended:

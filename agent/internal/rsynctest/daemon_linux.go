@@ -170,6 +170,7 @@ func (s *Server) Start() error {
 		return errors.New("the daemon runs already")
 	}
 	cmd := exec.Command(s.opts.Rsync, "--daemon", "--no-detach", "--config="+s.Config)
+	connects := s.connects()
 	s.stderr = &lockedBuffer{}
 	cmd.Stderr = s.stderr
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
@@ -184,24 +185,27 @@ func (s *Server) Start() error {
 		close(waited)
 	}()
 	s.cmd, s.waited = cmd, waited
-	err := s.waitForGreeting()
+	err := s.waitForGreeting(connects)
 	if err != nil {
 		return errors.Join(err, s.Kill())
 	}
 	return nil
 }
 
-func (s *Server) waitForGreeting() error {
+// connects is how many connections the daemon has logged.
+func (s *Server) connects() int { return strings.Count(s.Log(), " connect from ") }
+
+// waitForGreeting waits until a connection is greeted that this daemon has logged, which had logged some before: the daemon of another test that has
+// taken the port meanwhile would greet, too.
+func (s *Server) waitForGreeting(before int) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
 		err := greeted(net.JoinHostPort(s.Address, strconv.Itoa(s.Port)))
 		if err == nil {
-			// Another process's listener on this port would greet too, or not; ours must be alive.
-			select {
-			case <-s.waited:
-			default:
+			if s.connects() > before {
 				return nil
 			}
+			err = errors.New("its log tells of no connection")
 		}
 		select {
 		case <-s.waited:
