@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -173,13 +175,27 @@ func TestJobOfAFrozenRsyncEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	go func() {
-		<-ctx.Done()
+		for !pending(p.cmd.Process.Pid, syscall.SIGTERM) && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
 		_ = syscall.Kill(p.cmd.Process.Pid, syscall.SIGCONT) // else it takes killDelay
 	}()
 	if res := f.r.Run(ctx, f.root(), Job{Kind: Send, Paths: []string{"a"}}, nil); res.Class != Stopped {
 		t.Errorf("%+v", res)
 	}
 	f.ended(p)
+}
+
+// pending reports whether a signal waits for a process that is stopped. See ShdPnd in proc_pid_status(5).
+func pending(pid int, sig syscall.Signal) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(status), "\nShdPnd:")
+	line, _, _ := strings.Cut(rest, "\n")
+	mask, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	return err == nil && mask&(1<<(sig-1)) != 0
 }
 
 // What is in the way of unmounting is gone after a moment.
