@@ -22,9 +22,6 @@ const (
 	// maxPending bounds the deletions held one by one, at about 150 bytes each. What is past it is counted, and
 	// found again by a full batch.
 	maxPending = 100_000
-
-	// shownPaths is how many held paths the status names.
-	shownPaths = 20
 )
 
 // deletion is a path that is gone from the source.
@@ -97,19 +94,6 @@ type door struct {
 	unseen bool
 }
 
-// heldDeletions waits for approval.
-type heldDeletions struct {
-	reason  string
-	since   time.Time
-	items   map[string]finding
-	count   int    // entries that would go on the backup
-	over    int    // of count: those that are not in items, because they are too many
-	more    bool   // a comparison found more than it kept, some of which may be neither in items nor in count
-	empty   bool   // because the source directory was empty
-	foreign bool   // for no other reason than that a comparison found it; see door
-	mount   string // because this directory below it had lost what is mounted there; "" if not
-}
-
 func newDoor(enabled bool, maxFiles, maxPercent int, maxDelay time.Duration) *door {
 	return &door{enabled: enabled, maxFiles: maxFiles, maxPercent: maxPercent, maxDelay: maxDelay, pending: map[string]deletion{}}
 }
@@ -144,101 +128,6 @@ func (d *door) forget(path string) (known bool) {
 		}
 	}
 	return known
-}
-
-// lapse takes out what is held of a path.
-func (d *door) lapse(path string) bool {
-	if d.held == nil {
-		return false
-	}
-	f, ok := d.held.items[path]
-	if !ok {
-		return false
-	}
-	d.held.drop(f)
-	if len(d.held.items) == 0 {
-		d.release()
-	}
-	return true
-}
-
-// cleared notes that a comparison, begun then, has found nothing on the backup that is not in the source: what an earlier one has found was taken away there.
-func (d *door) cleared(begun time.Time) {
-	if d.held == nil {
-		return
-	}
-	for path, f := range d.held.items {
-		if f.found && !f.blocked && f.first.Before(begun) {
-			d.lapse(path)
-		}
-	}
-}
-
-// release ends the holding.
-func (d *door) release() *heldDeletions {
-	h := d.held
-	d.held = nil
-	d.unseen = d.unseen || h.over > 0 || h.more
-	return h
-}
-
-// absorb takes out what overlaps with held deletions: it waits with them. Else they could pass one by one, when
-// something happens to them again.
-func (h *heldDeletions) absorb(gone []finding) (rest []finding) {
-	if h == nil {
-		return gone
-	}
-	above := map[string]bool{}
-	for path := range h.items {
-		for dir, ok := parentOf(path); ok && !above[dir]; dir, ok = parentOf(dir) {
-			above[dir] = true
-		}
-	}
-	for _, f := range gone {
-		switch {
-		case h.covers(f.path):
-		case above[f.path]:
-			h.dropBelow(f.path)
-			h.put(f)
-			h.foreign = h.foreign && f.found
-		default:
-			rest = append(rest, f)
-		}
-	}
-	return rest
-}
-
-// covers reports whether path or a directory above it is held.
-func (h *heldDeletions) covers(path string) bool {
-	for ok := true; ok; path, ok = parentOf(path) {
-		if _, held := h.items[path]; held {
-			return true
-		}
-	}
-	return false
-}
-
-// dropBelow takes out everything below a directory.
-func (h *heldDeletions) dropBelow(dir string) {
-	for path, f := range h.items {
-		if isBelow(path, dir) {
-			h.drop(f)
-		}
-	}
-}
-
-func (h *heldDeletions) put(f finding) {
-	h.count += f.count
-	if len(h.items) >= maxPending {
-		h.over += f.count
-		return
-	}
-	h.items[f.path] = f
-}
-
-func (h *heldDeletions) drop(f finding) {
-	delete(h.items, f.path)
-	h.count -= f.count
 }
 
 // due tells when the pending deletions can be judged. The zero time means now.
@@ -281,21 +170,7 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	d.dropped = 0
 	v.gone = d.held.absorb(v.gone)
 	if d.foreign && !v.empty {
-		var found, told []finding
-		for _, f := range v.gone {
-			if f.found {
-				found = append(found, f)
-			} else {
-				told = append(told, f)
-			}
-		}
-		if entries(found) > 0 {
-			only := d.held == nil || d.held.foreign
-			d.hold(now, found, dropped, "the backup has entries that this source was never seen to have")
-			d.held.foreign = only
-			d.emptied, dropped = false, 0
-		}
-		v.gone = told
+		v.gone, dropped = d.holdFound(now, v.gone, dropped)
 	}
 	n := dropped + entries(v.gone)
 	if n == 0 {
@@ -339,6 +214,26 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 	}
 }
 
+// holdFound holds what nobody saw go, with those that are only counted, and returns what is left to judge.
+func (d *door) holdFound(now time.Time, gone []finding, dropped int) (told []finding, _ int) {
+	var found []finding
+	for _, f := range gone {
+		if f.found {
+			found = append(found, f)
+		} else {
+			told = append(told, f)
+		}
+	}
+	if entries(found) == 0 {
+		return told, dropped
+	}
+	only := d.held == nil || d.held.foreign
+	d.hold(now, found, dropped, "the backup has entries that this source was never seen to have")
+	d.held.foreign = only
+	d.emptied = false
+	return told, 0
+}
+
 func entries(fs []finding) (n int) {
 	for _, f := range fs {
 		n += f.count
@@ -360,50 +255,6 @@ func (d *door) shrunk() int { return max(0, d.done-d.made) }
 func (d *door) created(n int) {
 	d.total += n
 	d.made += n
-}
-
-// hold keeps deletions until they are approved or lapse.
-func (d *door) hold(now time.Time, gone []finding, dropped int, reason string) {
-	if d.held == nil {
-		d.held = &heldDeletions{since: now, items: map[string]finding{}}
-	}
-	d.held.reason, d.held.foreign = reason, false
-	for _, f := range gone {
-		if f.count == 0 {
-			continue
-		}
-		if old, ok := d.held.items[f.path]; ok {
-			d.held.drop(old)
-		}
-		d.held.put(f)
-	}
-	d.held.count += dropped
-	d.held.over += dropped
-}
-
-// again makes what is held pending: the reason for it may not hold any more.
-func (d *door) again(now time.Time) {
-	h := d.release()
-	for _, f := range h.items {
-		d.add(now, f.deletion)
-	}
-	d.dropped += h.over
-	d.emptied = d.emptied || h.empty
-}
-
-// approve lets everything pass that is held now, and nothing else. A later deletion begins a new burst.
-func (d *door) approve() []finding {
-	if d.held == nil {
-		return nil
-	}
-	out := make([]finding, 0, len(d.held.items))
-	for _, f := range d.held.items {
-		out = append(out, f)
-	}
-	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.path, b.path) })
-	d.release()
-	d.done, d.made = 0, 0
-	return out
 }
 
 // deleted notes that n entries are gone from the backup.
@@ -446,75 +297,4 @@ func (d *door) oldest() (first time.Time, ok bool) {
 		note(del)
 	}
 	return first, ok
-}
-
-// paths returns the first held paths in order, directories with what goes with them.
-func (h *heldDeletions) paths() []string {
-	all := make([]string, 0, len(h.items))
-	for p := range h.items {
-		all = append(all, p)
-	}
-	slices.Sort(all)
-	if len(all) > shownPaths {
-		all = all[:shownPaths]
-	}
-	return all
-}
-
-// topMost leaves out every path that lies below another one. It sorts its argument.
-func topMost(paths []string) []string {
-	// Byte order is not enough: "a-b" stands between "a" and "a/b".
-	slices.SortFunc(paths, comparePaths)
-	out := paths[:0]
-	for _, p := range paths {
-		if len(out) > 0 && isBelow(p, out[len(out)-1]) {
-			continue
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-// comparePaths orders paths so that everything below a directory follows it at once.
-func comparePaths(a, b string) int {
-	n := min(len(a), len(b))
-	for i := range n {
-		if a[i] != b[i] {
-			switch {
-			case a[i] == '/':
-				return -1
-			case b[i] == '/':
-				return 1
-			}
-			return int(a[i]) - int(b[i])
-		}
-	}
-	return len(a) - len(b)
-}
-
-// isBelow reports whether path is dir or lies below it.
-func isBelow(path, dir string) bool {
-	return dir == "" || strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
-}
-
-// isBelowAny is isBelow for one of several directories.
-func isBelowAny(path string, dirs map[string]bool) bool {
-	if len(dirs) == 0 {
-		return false
-	}
-	for ok := true; ok; path, ok = parentOf(path) {
-		if dirs[path] {
-			return true
-		}
-	}
-	return false
-}
-
-// parentOf returns the directory that a path lies in; ok is false for the root.
-func parentOf(path string) (parent string, ok bool) {
-	if path == "" {
-		return "", false
-	}
-	i := strings.LastIndexByte(path, '/')
-	return path[:max(i, 0)], true
 }
