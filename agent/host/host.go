@@ -236,5 +236,5 @@ type Dir struct {
 	Mount    bool     // something is mounted on it
 	ReadOnly bool     // on a filesystem that is mounted read-only
 	FS       string   // identity of the filesystem of the nearest existing ancestor, or itself
-	Entries  []string // some names of what is in it, but for lost+found of the filesystem
+	Entries  []string // some names of what is in it; lost+found does not count
 }

@@ -332,7 +332,7 @@ func inspectDir(path string) (Dir, error) {
 	}
 }
 
-// someOf names a few entries of a directory.
+// someOf names a few entries of a directory, without the lost+found that its filesystem makes.
 func someOf(path string) []string {
 	const some = 6
 	dir, err := os.Open(path)

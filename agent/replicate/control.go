@@ -192,6 +192,9 @@ func (l *loop) approve(ctx context.Context) (Approval, error) {
 	a.Source = id.String()
 	return a, l.call(ctx, func(now time.Time) {
 		l.source.want, l.source.next, l.door.foreign = id, now, true
+		if l.door.held != nil {
+			l.door.release() // it was missing in the directory of before; a comparison follows
+		}
 		l.log.Warn("another directory was approved as the source", "path", path, "identity", id.String())
 		l.note(now, "another source directory was approved")
 	})
@@ -199,7 +202,7 @@ func (l *loop) approve(ctx context.Context) (Approval, error) {
 
 func (l *loop) approveHeld(now time.Time) Approval {
 	if h := l.door.held; h != nil && h.foreign && h.over == 0 && !h.more {
-		l.mirrored()
+		l.mirrored(l.source.want)
 	}
 	fs := l.door.approve()
 	a := Approval{Paths: len(fs)}

@@ -128,8 +128,9 @@ type comparison struct {
 	extra   []string // top-most paths that are only on the backup
 	entries int      // of them, with what is below
 	new     int
-	more    bool // extra is not complete: there are too many
-	many    bool // more than limit differences: the comparison was ended
+	more    bool               // extra is not complete: there are too many
+	many    bool               // more than limit differences: the comparison was ended
+	of      *transfer.Identity // of a comparison of everything: the source directory
 }
 
 // compare lists the differences between source and backup. What differs goes to found in chunks, except what is below
@@ -227,11 +228,11 @@ func (l *loop) startList(now time.Time) {
 	}
 	j := &job{kind: "compare", what: "everything", can: true, slow: true}
 	f.job = j
-	foreign := l.door.foreign
+	foreign, of := l.door.foreign, l.source.want
 	l.startAtSource(now, j, l.fullRefused, func(ctx context.Context, eng engine, r root) {
 		if foreign {
 			if empty, _ := eng.BackupEmpty(ctx, r); empty { // if it failed, so will the comparison
-				l.post(func(time.Time) { l.mirrored() })
+				l.post(func(time.Time) { l.mirrored(of) })
 			}
 		}
 		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
@@ -241,6 +242,7 @@ func (l *loop) startList(now time.Time) {
 				l.differs(now, l.full.begun, items)
 			})
 		})
+		c.of = of
 		l.post(func(now time.Time) { l.listed(now, c) })
 	})
 }
@@ -288,7 +290,7 @@ func (l *loop) listed(now time.Time, c comparison) {
 	}
 	f.extra = c.entries
 	if !c.res.Incomplete && c.entries == 0 {
-		l.mirrored()
+		l.mirrored(c.of)
 		l.door.cleared(f.listFrom)
 	}
 	if !c.res.Incomplete {

@@ -3,7 +3,6 @@
 package replicate
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -30,6 +29,14 @@ func (r *rig) known() bool {
 	return p.Mirror == mirrorOf(r.l.pair)
 }
 
+// wantHeld is for a pair that holds what the backup had before.
+func (r *rig) wantHeld(count int) {
+	r.t.Helper()
+	if s := r.wantState(Held, strange); s.Held == nil || s.Held.Count != count {
+		r.t.Errorf("held: %+v, want %d entries", s.Held, count)
+	}
+}
+
 const strange = "the backup has entries that this source was never seen to have"
 
 func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
@@ -49,19 +56,12 @@ func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
 			t.Errorf("%v, known %v", r.e.dst, r.known())
 		}
 		// It did not happen in the source, so nobody waits for it.
-		passed := r.barrier(t.Context())
+		barrier := r.barrier(t.Context())
 		r.after(time.Second)
-		select {
-		case err := <-passed:
-			if err != nil {
-				t.Error(err)
-			}
-		default:
+		if !r.passes(barrier) {
 			t.Error("the barrier is not passed")
 		}
-		if _, err := r.l.approve(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		r.approve()
 		r.settles(time.Second)
 		if !r.known() {
 			t.Error("the approval is not noted")
@@ -111,22 +111,13 @@ func TestDeletionThatWouldTakeSuchEntriesAlongIsWaitedFor(t *testing.T) {
 		r.begin("a", "d/b")
 		r.wantState(Held, strange)
 		r.rm("d")
-		ctx, cancel := context.WithCancel(t.Context())
-		passed := r.barrier(ctx)
+		barrier := r.barrier(t.Context())
 		r.after(time.Minute)
-		select {
-		case err := <-passed:
-			t.Errorf("the barrier is passed (%v), and d is on the backup", err)
-		default:
+		if r.passes(barrier) {
+			t.Error("the barrier is passed, and d is on the backup")
 		}
-		if s := r.wantState(Held, strange); s.Held.Count != 3 {
-			t.Errorf("%+v", s.Held)
-		}
-		cancel()
-		<-passed
-		if _, err := r.l.approve(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		r.wantHeld(3)
+		r.approve()
 		r.settles(time.Minute)
 	})
 }
@@ -165,9 +156,7 @@ func TestSourceThatIsBeingRestoredDeletesNothing(t *testing.T) {
 			r.e.dst.put(name, node{data: "1"})
 		}
 		r.begin(names[:90]...)
-		if s := r.wantState(Held, strange); s.Held.Count != 10 {
-			t.Errorf("%+v", s.Held)
-		}
+		r.wantHeld(10)
 		r.writeAll(node{data: "1"}, names[90:]...)
 		r.settles(time.Minute)
 		if r.known() {
@@ -193,9 +182,7 @@ func TestEmptySourceThatIsBeingRestoredDeletesNothing(t *testing.T) {
 		r.wantState(Held, "the source directory is empty")
 		r.write("0", "1")
 		r.after(time.Minute)
-		if s := r.wantState(Held, strange); s.Held.Count != 9 {
-			t.Errorf("%+v", s.Held)
-		}
+		r.wantHeld(9)
 	})
 }
 
@@ -225,6 +212,60 @@ func TestRepairOfABackupThatIsNoMirrorDeletesNothing(t *testing.T) {
 		if !r.onBackup("theirs") {
 			t.Error("it was deleted")
 		}
+	})
+}
+
+// What a comparison finds out about a directory does not hold for the one that takes its place meanwhile, and neither does what was missing there.
+func TestSourceThatIsReplacedDuringAComparisonIsNotKnown(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		names := numbered("%02d", 20)
+		for _, name := range names {
+			r.e.dst.put(name, node{data: "1"})
+		}
+		r.e.listLate = 10 * time.Second
+		r.begin(names...)
+		r.e.set(func() { // the directory that replaces it, with half of the files
+			r.e.id.Ino++
+			for _, name := range names[10:] {
+				r.e.src.remove(name)
+			}
+		})
+		r.write("00", "2") // by which it is noticed
+		r.after(time.Second)
+		r.wantState(Held, "not the provisioned directory")
+		if a := r.approve(); a.Source == "" {
+			t.Fatalf("%+v", a)
+		}
+		r.after(15 * time.Second) // the first comparison has ended: it had found nothing
+		r.after(time.Minute)
+		r.wantHeld(10)
+		if r.known() {
+			t.Error("what was found out about the other directory counts")
+		}
+	})
+}
+
+// An approval is of what was looked at: what was missing in the directory of before is none of the new one's.
+func TestHeldDeletionsGoWithTheDirectoryTheyWereMissingIn(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("theirs", node{data: "1"})
+		r.begin("a", "b")
+		r.wantState(Held, strange)
+		r.e.set(func() {
+			r.e.id.Ino++
+			r.e.src.remove("b")
+			r.e.listLate = 10 * time.Second
+		})
+		r.write("a", "2")
+		r.after(time.Second)
+		r.wantState(Held, "not the provisioned directory")
+		r.approve()
+		r.after(time.Second) // it is compared
+		if a := r.approve(); a.Paths != 0 {
+			t.Errorf("approved before it was looked at: %+v", a)
+		}
+		r.after(time.Minute)
+		r.wantHeld(2)
 	})
 }
 

@@ -30,6 +30,7 @@ type outage struct {
 	since    time.Time
 	failures int
 	next     time.Time
+	away     bool // more than a try in vain, or another module: the backup may not be what it was
 	// probed is set when a probe has succeeded: one job at a time is let through, and its success ends the outage.
 	probed bool
 }
@@ -48,6 +49,7 @@ func (o *outage) fail(now time.Time, res transfer.Result, initial, limit time.Du
 	}
 	o.failures++
 	o.class, o.message, o.hint, o.probed = res.Class, res.Message, res.Hint, false
+	o.away = o.away || o.probes() && (o.failures > 1 || o.class == transfer.Permanent)
 	wait := backoff(o.failures, initial, limit)
 	switch o.class {
 	case transfer.Permanent:
@@ -90,7 +92,7 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 // endOutage notes that the backup can be reached. A host that was away may have crashed, and lost what it had not written to disk yet; or it was
 // made anew, or its disk was put back: so a comparison follows, unless only one try failed.
 func (l *loop) endOutage() {
-	if o := l.outage; o.probes() && (o.failures > 1 || o.class == transfer.Permanent) {
+	if l.outage.away {
 		l.full.away, l.full.valid = true, false
 	}
 	l.outage = nil

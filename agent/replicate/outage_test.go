@@ -288,13 +288,11 @@ func TestIdlePairNoticesThatTheBackupIsGone(t *testing.T) {
 		r.e.setAnswer(fails("", transfer.Transient, "Connection refused"))
 		r.after(idleProbe + 5*time.Second)
 		r.wantState(Failing, "Connection refused")
-		passed := r.barrier(t.Context())
+		barrier := r.barrier(t.Context())
 		r.e.set(func() { r.e.dst.remove("a") }) // it was not on disk yet
 		r.after(time.Second)
-		select {
-		case <-passed:
+		if r.passes(barrier) {
 			t.Error("who waits is told that everything is on the backup")
-		default:
 		}
 		r.e.setAnswer(nil)
 		r.settles(time.Minute)
@@ -308,6 +306,23 @@ func TestBackupThatWasProvisionedAnewIsCompared(t *testing.T) {
 		r.after(idleProbe + time.Second)
 		r.wantState(Failing)
 		r.e.set(func() { r.e.dst.remove("a") })
+		r.e.setAnswer(nil)
+		r.settles(10 * time.Minute)
+	})
+}
+
+// The host comes back, and its disk is full: what it lost is looked for when there is room.
+func TestBackupThatIsBackAndFullIsCompared(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(fails("", transfer.Transient, "Connection refused"))
+		r.write("b", "1")
+		r.after(10 * time.Second)
+		r.wantState(Failing, "refused")
+		r.e.set(func() { r.e.dst.remove("a") })
+		r.e.setAnswer(fails("send", transfer.NoSpace, "the backup is full"))
+		r.after(time.Minute)
+		r.wantState(Failing, "full")
 		r.e.setAnswer(nil)
 		r.settles(10 * time.Minute)
 	})

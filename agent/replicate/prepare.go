@@ -103,32 +103,32 @@ func (w *writers) look(now time.Time, e queue.Entry) time.Time {
 // paths. A larger one is a job of its own.
 const treeExpand = 1000
 
-// keptSlack is how much older than the event of a write the file's time may be: clocks differ, and some filesystems have steps of two seconds.
-const keptSlack = 2500 * time.Millisecond
+// timeSlack is how much older than the event of a write the file's time may be: clocks differ, and some filesystems have steps of two seconds.
+const timeSlack = 2500 * time.Millisecond
 
 // coarseTime is a step that a filesystem's times may have: 10 ms on exFAT, a second on ext3 and on ext4 with inodes of 128 bytes. A file that is
 // written again within a step has the time of before.
 const coarseTime = 10 * time.Millisecond
 
-// passesFor reports whether a file may have the size and time of the one that the backup has of that name, and other contents. It is older than what has
+// looksUnchanged reports whether rsync's quick check, which goes by size and time, may take a file for the one that the backup has. It is older than what has
 // happened to it, or its time is coarse; and it was written to, or put there whole, perhaps over another (rename(2) tells of no deletion), or
 // made where another was deleted. An unpacked archive has such files, too, but they are made and written.
-func passesFor(e queue.Entry, st transfer.Entry) bool {
-	return (e.Created != e.Written || e.Compare) && (st.ModTime.Before(e.First.Add(-keptSlack)) || st.ModTime.Nanosecond()%int(coarseTime) == 0)
+func looksUnchanged(e queue.Entry, st transfer.Entry) bool {
+	return (e.Created != e.Written || e.Compare) && (st.ModTime.Before(e.First.Add(-timeSlack)) || st.ModTime.Nanosecond()%int(coarseTime) == 0)
 }
 
 // prepared is a batch after a look at the disk.
 type prepared struct {
-	send  []string // small enough and at rest
-	bytes int64
-	files int64           // below trees
-	apart map[string]fate // entries of the batch that are not in send
-	below []queue.Again   // paths below a tree of the batch that are not in send
-	busy  map[string]openFile
-	dirs  dirTimes
-	light map[string]bool     // directories in send
-	links map[inode]time.Time // files with several names, and when they were changed
-	kept  []string            // files that rsync's quick check may pass over; of a tree that is sent by recursion, one
+	send       []string // small enough and at rest
+	bytes      int64
+	files      int64           // below trees
+	apart      map[string]fate // entries of the batch that are not in send
+	below      []queue.Again   // paths below a tree of the batch that are not in send
+	busy       map[string]openFile
+	dirs       dirTimes
+	light      map[string]bool     // directories in send
+	links      map[inode]time.Time // files with several names, and when they were changed
+	distrusted []string            // files that look unchanged and may not be; of a tree that is sent by recursion, one
 }
 
 // fate is what becomes of an entry that is not in prepared.send.
@@ -198,8 +198,8 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 				return fate{kind: fateBusy, at: w.look(now, e)}, st
 			}
 		}
-		if passesFor(e, st) {
-			p.kept = append(p.kept, e.Path)
+		if looksUnchanged(e, st) {
+			p.distrusted = append(p.distrusted, e.Path)
 		}
 		if st.Size >= bigFile {
 			return fate{kind: fateBig}, st

@@ -174,6 +174,30 @@ func (r *rig) barrier(ctx context.Context) (passed <-chan error) {
 	return result
 }
 
+// passes reports whether a barrier has been passed.
+func (r *rig) passes(barrier <-chan error) bool {
+	r.t.Helper()
+	select {
+	case err := <-barrier:
+		if err != nil {
+			r.t.Errorf("the barrier ended with %v", err)
+		}
+		return true
+	default:
+		return false
+	}
+}
+
+// approve approves what is held.
+func (r *rig) approve() Approval {
+	r.t.Helper()
+	a, err := r.l.approve(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return a
+}
+
 // cookie tells of the cookie of the one barrier that somebody waits at.
 func (r *rig) cookie() {
 	r.t.Helper()

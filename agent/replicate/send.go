@@ -138,7 +138,7 @@ func (l *loop) startSend(now time.Time, w *work) {
 		if p.bytes < bigFile {
 			progress = nil // it costs rsync a system call a line
 		}
-		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum || len(p.kept) > 0, Small: p.bytes < int64(len(p.send))*smallFile, Standby: keep}
+		run := transfer.Job{Kind: transfer.Send, Paths: p.send, Checksum: checksum || len(p.distrusted) > 0, Small: p.bytes < int64(len(p.send))*smallFile, Standby: keep}
 		res := eng.Run(ctx, r, run, progress)
 		moved := p.dirs.moved(r)
 		l.post(func(now time.Time) {
@@ -169,7 +169,7 @@ func nameBatch(b queue.Batch) string {
 // prepared sorts out the entries of a batch that are not sent with it. It runs before settle of the same job.
 func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	l.linked(p.links)
-	for _, path := range p.kept {
+	for _, path := range p.distrusted {
 		l.distrust[path] = struct{}{}
 	}
 	var again []queue.Again

@@ -52,7 +52,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 			p.dirs.note(r, e.Path, e.First)
 		}
 		run.Small = run.Small && p.bytes < p.files*smallFile
-		run.Skip, run.Checksum = p.skip(), run.Checksum || len(p.kept) > 0
+		run.Skip, run.Checksum = p.skip(), run.Checksum || len(p.distrusted) > 0
 		l.post(func(now time.Time) {
 			l.prepared(now, w, p)
 			if run.Kind == transfer.Send {

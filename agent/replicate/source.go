@@ -64,14 +64,14 @@ func mirrorOf(p pair.Pair) string {
 	return fmt.Sprintf("%s::%s (%s)", p.Backup.Host, p.Backup.Module, p.Backup.Path)
 }
 
-// mirrored notes that nothing on the backup is of others: it was empty, a comparison found nothing there that is not in the source, or
-// what there was has been approved.
-func (l *loop) mirrored() {
-	if !l.door.foreign {
+// mirrored notes that nothing on the backup is of others than this source directory: it was empty, a comparison found nothing there that is not
+// in the source, or what there was has been approved. What was found out about a directory that another has replaced since does not count.
+func (l *loop) mirrored(of *transfer.Identity) {
+	if !l.door.foreign || of != l.source.want {
 		return
 	}
 	l.door.foreign = false
-	p := provisioned{l.pair.Source.Path, *l.source.want, mirrorOf(l.pair)}
+	p := provisioned{l.pair.Source.Path, *of, mirrorOf(l.pair)}
 	if err := p.write(l.agent.opts.StateDir); err != nil {
 		l.log.Error("that the backup is a mirror of the source cannot be noted", "err", err)
 	}

@@ -56,8 +56,8 @@ func (s *survey) file(e queue.Entry, st transfer.Entry) {
 	p := s.p
 	p.files++
 	p.bytes += st.Size
-	if e.Created && e.Compare && len(p.kept) == 0 && passesFor(e, st) { // of a directory that took the place of another
-		p.kept = append(p.kept, e.Path)
+	if e.Created && e.Compare && len(p.distrusted) == 0 && looksUnchanged(e, st) { // of a directory that took the place of another
+		p.distrusted = append(p.distrusted, e.Path)
 	}
 	if s.entries <= linksWalked {
 		p.several(st)
