@@ -26,9 +26,7 @@ func (e alone) List(context.Context, root, transfer.ListOptions, func(transfer.I
 	return transfer.Result{Class: transfer.Done}
 }
 
-func (e alone) BackupEmpty(context.Context, root) (bool, transfer.Result) {
-	return true, transfer.Result{Class: transfer.Done}
-}
+func (e alone) BackupEmpty(context.Context, root) bool { return true }
 
 func (e alone) ListMissing(context.Context, root, []string, func(transfer.Item) error) transfer.Result {
 	return transfer.Result{Class: transfer.Done}

@@ -24,7 +24,7 @@ type engine interface {
 	Open() (root, error)
 	Run(ctx context.Context, r root, job transfer.Job, progress func(transfer.Progress)) transfer.Result
 	List(ctx context.Context, r root, opts transfer.ListOptions, each func(transfer.Item) error) transfer.Result
-	BackupEmpty(ctx context.Context, r root) (bool, transfer.Result)
+	BackupEmpty(ctx context.Context, r root) bool // false when it cannot be told
 	ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result
 	Probe(ctx context.Context) transfer.Result
 	Children() []int // process ids
@@ -53,8 +53,9 @@ func (e rsync) List(ctx context.Context, r root, opts transfer.ListOptions, each
 	return e.runner.List(ctx, handle(r), opts, each)
 }
 
-func (e rsync) BackupEmpty(ctx context.Context, r root) (bool, transfer.Result) {
-	return e.runner.BackupEmpty(ctx, handle(r))
+func (e rsync) BackupEmpty(ctx context.Context, r root) bool {
+	empty, _ := e.runner.BackupEmpty(ctx, handle(r)) // what it met, the comparison that follows meets too
+	return empty
 }
 
 func (e rsync) ListMissing(ctx context.Context, r root, paths []string, each func(transfer.Item) error) transfer.Result {

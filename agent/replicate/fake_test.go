@@ -399,13 +399,13 @@ func (e *fakeEngine) List(ctx context.Context, _ root, opts transfer.ListOptions
 	return res
 }
 
-func (e *fakeEngine) BackupEmpty(ctx context.Context, _ root) (bool, transfer.Result) {
+func (e *fakeEngine) BackupEmpty(ctx context.Context, _ root) bool {
 	if res := e.begin(ctx, "empty", nil); res != nil {
-		return false, *res
+		return false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.dst) == 0, transfer.Result{}
+	return len(e.dst) == 0
 }
 
 func (e *fakeEngine) ListMissing(ctx context.Context, _ root, paths []string, each func(transfer.Item) error) transfer.Result {

@@ -230,10 +230,8 @@ func (l *loop) startList(now time.Time) {
 	f.job = j
 	foreign, of := l.door.foreign, l.source.want
 	l.startAtSource(now, j, l.fullRefused, func(ctx context.Context, eng engine, r root) {
-		if foreign {
-			if empty, _ := eng.BackupEmpty(ctx, r); empty { // if it failed, so will the comparison
-				l.post(func(time.Time) { l.mirrored(of) })
-			}
+		if foreign && eng.BackupEmpty(ctx, r) {
+			l.post(func(time.Time) { l.mirrored(of) })
 		}
 		c := compare(ctx, eng, r, transfer.ListOptions{Delete: true}, limit, func(items []transfer.Item) {
 			l.post(func(now time.Time) {

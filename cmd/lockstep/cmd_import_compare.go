@@ -308,7 +308,11 @@ func (s *shadow) write(b *strings.Builder, r compareReport) {
 	case verdictSame:
 		fmt.Fprintf(b, "Verdict: the same. lockstep would send nothing and delete nothing that sersync has not.\n\n")
 	default:
-		fmt.Fprintf(b, "Verdict: different. When lockstep takes over, it sends %s and deletes %d on the backup, these after `lockstep approve`.\n\n", count(send, "path"), gone)
+		fmt.Fprintf(b, "Verdict: different. When lockstep takes over, it sends %s", count(send, "path"))
+		if gone > 0 {
+			fmt.Fprintf(b, ", and deletes %d on the backup after `lockstep approve`", gone)
+		}
+		b.WriteString(".\n\n")
 	}
 }
 
