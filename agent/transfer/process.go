@@ -6,6 +6,8 @@ import (
 	"context"
 	"io"
 	"os/exec"
+	"runtime"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -55,7 +57,7 @@ func (r *Runner) launch(root *Root, args []string) (*process, error) {
 	}
 	cmd.Stdout, cmd.Stderr = p.out.w, p.err.w
 	if p.in, err = cmd.StdinPipe(); err == nil {
-		err = cmd.Start()
+		err = start(cmd)
 	}
 	if err != nil {
 		p.out.close()
@@ -71,6 +73,25 @@ func (r *Runner) launch(root *Root, args []string) (*process, error) {
 	}()
 	return p, nil
 }
+
+// start starts a command on a thread that ends with the agent and not before: the kernel sends Pdeathsig when the thread ends that forked
+// (PR_SET_PDEATHSIG in prctl(2)), and Go ends that of a goroutine which is never unlocked, as package hooks has them, whatever it forked before.
+func start(cmd *exec.Cmd) error {
+	started := make(chan error, 1)
+	starts() <- func() { started <- cmd.Start() }
+	return <-started
+}
+
+var starts = sync.OnceValue(func() chan<- func() {
+	todo := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range todo {
+			f()
+		}
+	}()
+	return todo
+})
 
 // feed gives it its list.
 func (p *process) feed(list []byte) {

@@ -4,9 +4,13 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lockstep-sync/lockstep/agent/internal/rsynctest"
+	"golang.org/x/sys/unix"
 )
 
 // standbyLong is how long a process waits in tests: longer than they take.
@@ -184,6 +189,43 @@ func TestJobOfAFrozenRsyncEndsWithItsContext(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 	f.ended(p)
+}
+
+// The thread of the goroutine that needs rsync may end: that of a goroutine which was locked to it does.
+func TestRsyncOutlivesTheThreadThatWantedIt(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.make(dir{"a": file("1")})
+	root := f.root()
+	type launched struct {
+		p      *process
+		err    error
+		thread int
+	}
+	c := make(chan launched)
+	l := launched{thread: os.Getpid()}
+	for l.thread == os.Getpid() { // Go does not end the thread of main, nor gives it to another goroutine
+		go func() {
+			runtime.LockOSThread() // for good
+			p, err := f.r.launch(root, f.r.args(run{mode: sendMode}))
+			c <- launched{p, err, unix.Gettid()}
+		}()
+		l = <-c
+		f.ok(l.err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", l.thread)); errors.Is(err, fs.ErrNotExist) {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal("the thread does not end")
+		}
+	}
+	l.p.feed(fileList([]string{"a"}))
+	l.p.hear(io.Discard, io.Discard)
+	if l.p.wait != nil {
+		t.Error(l.p.wait)
+	}
+	f.same()
 }
 
 // pending reports whether a signal waits for a process that is stopped. See ShdPnd in proc_pid_status(5).
