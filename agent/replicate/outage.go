@@ -30,16 +30,17 @@ type outage struct {
 	since    time.Time
 	failures int
 	next     time.Time
-	away     bool // more than a try in vain, or another module: the backup may not be what it was
+	away     bool // more than a try in vain, or another disk or module: the backup may not be what it was
 	// probed is set when a probe has succeeded: one job at a time is let through, and its success ends the outage.
 	probed bool
 }
 
-// roomEvery is how long at most a full backup is left alone: somebody may make room at any time, in the source too.
-const roomEvery = 30 * time.Second
+// diskEvery is how long at most a backup is left alone whose disk is full or not mounted: somebody may make room at any time, in the source too,
+// and a host that goes down or comes up answers without its disks for a moment.
+const diskEvery = 30 * time.Second
 
 // probes tells whether a probe shows that the outage is over. It cannot for a full disk.
-func (o *outage) probes() bool { return o.class == transfer.Transient || o.class == transfer.Permanent }
+func (o *outage) probes() bool { return o.class != transfer.NoSpace }
 
 // fail notes one more failure and sets the time of the next try. Permanent causes need a person, so there is
 // no hurry; `lockstep sync` and a reload try at once.
@@ -49,13 +50,13 @@ func (o *outage) fail(now time.Time, res transfer.Result, initial, limit time.Du
 	}
 	o.failures++
 	o.class, o.message, o.hint, o.probed = res.Class, res.Message, res.Hint, false
-	o.away = o.away || o.probes() && (o.failures > 1 || o.class == transfer.Permanent)
+	o.away = o.away || o.probes() && (o.failures > 1 || o.class != transfer.Transient)
 	wait := backoff(o.failures, initial, limit)
 	switch o.class {
 	case transfer.Permanent:
 		wait = backoff(1, limit, limit)
-	case transfer.NoSpace:
-		wait = min(wait, roomEvery)
+	case transfer.NoSpace, transfer.NoDirectory:
+		wait = min(wait, diskEvery)
 	}
 	o.next = now.Add(wait)
 }
@@ -83,7 +84,7 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 			}
 			l.endOutage()
 		}
-	case transfer.Transient, transfer.NoSpace, transfer.Permanent:
+	case transfer.Transient, transfer.NoSpace, transfer.NoDirectory, transfer.Permanent:
 		l.fail(now, res)
 	case transfer.Stopped, transfer.Unknown:
 	}
@@ -175,6 +176,8 @@ func className(c transfer.Class) string {
 		return "stopped"
 	case transfer.NoSpace:
 		return "no_space"
+	case transfer.NoDirectory:
+		return "no_directory"
 	case transfer.Permanent:
 		return "permanent"
 	default:

@@ -202,7 +202,7 @@ func TestDeletionsMakeRoomOnAFullBackup(t *testing.T) {
 				r.after(10 * time.Second)
 				r.wantState(Failing)
 				r.rm("old")
-				r.settles(3 * roomEvery)
+				r.settles(3 * diskEvery)
 				if n := strings.Count(r.log.String(), "the backup takes files again"); n != 1 {
 					t.Errorf("%d times it was said to take files again", n)
 				}
@@ -251,7 +251,7 @@ func TestLoopSleepsWhileATrialRuns(t *testing.T) {
 			time.Sleep(time.Minute)
 			return nil
 		})
-		r.after(roomEvery + time.Second)
+		r.after(diskEvery + time.Second)
 		if !trying.Load() {
 			t.Fatal("no trial runs")
 		}
@@ -308,6 +308,21 @@ func TestBackupThatWasProvisionedAnewIsCompared(t *testing.T) {
 		r.e.set(func() { r.e.dst.remove("a") })
 		r.e.setAnswer(nil)
 		r.settles(10 * time.Minute)
+	})
+}
+
+// A host that goes down, or comes up, answers without its disks for a moment.
+func TestBackupWithoutItsDiskIsAskedSoonAndCompared(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(fails("", transfer.NoDirectory, "the directory of module data is missing"))
+		r.write("b", "1")
+		r.after(10 * time.Second)
+		r.wantState(Failing, "is missing")
+		r.after(30 * time.Minute)
+		r.e.set(func() { r.e.dst.remove("a") })
+		r.e.setAnswer(nil)
+		r.settles(diskEvery + 5*time.Second)
 	})
 }
 

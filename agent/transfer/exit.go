@@ -77,10 +77,10 @@ var rows = []row{
 	{0, line(`^@ERROR: access denied to (\S+) from (.*)`), verdict{Permanent, "the backup host refuses module {1} to this host: it sees it as {2}",
 		"set source.address to the address that the backup host sees, or mend `hosts allow` of the module"}},
 	{0, line(`^@ERROR: max connections \((.*)\) reached`), verdict{Transient, "all {1} connections of module {module} are taken", ""}},
-	{0, line(`^@ERROR: (chroot|chdir) failed`), verdict{Permanent, "the directory of module {module} is missing on the backup host ({1} failed)",
+	{0, line(`^@ERROR: (chroot|chdir) failed`), verdict{NoDirectory, "the directory of module {module} is missing on the backup host ({1} failed)",
 		"mount or make the module's `path` on the backup host"}},
 	// What plan.Module has the daemon run says so.
-	{0, line(`^(/.*) is not a mountpoint$`), verdict{Permanent, "the backup host refuses: nothing is mounted on {1}", "mount it there; nothing was written in its place"}},
+	{0, line(`^(/.*) is not a mountpoint$`), verdict{NoDirectory, "the backup host refuses: nothing is mounted on {1}", "mount it there; nothing was written in its place"}},
 	{0, line(`^@ERROR: (fork failed)`), verdict{Transient, "the backup host cannot start a process: {1}", ""}},
 	{0, line(`^@ERROR: (failed to open lock file)`), verdict{Permanent, "the rsync daemon on the backup host: {1}",
 		"the directory of the module's `lock file` must exist and be writable for the daemon"}},

@@ -245,6 +245,8 @@ func TestStderrDecides(t *testing.T) {
 		{"max-delete", Delete, 25, `Deletions stopped due to --max-delete limit (7 skipped)`, Result{Class: Permanent}, "7 were skipped"},
 		{"rsync 3.4.3 on the backup", Delete, 2, `invalid file mode 00 for gone [receiver]`, Result{Class: Permanent}, "cannot delete"},
 		{"digest", Send, 5, `@ERROR: your client does not support one of our daemon-auth checksums: sha512`, Result{Class: Permanent}, "sha512"},
+		{"no directory", Send, 5, `@ERROR: chroot failed`, Result{Class: NoDirectory}, "the directory of module data is missing"},
+		{"not mounted", Send, 5, "/backup is not a mountpoint\n@ERROR: pre-xfer exec failed", Result{Class: NoDirectory}, "nothing is mounted on /backup"},
 		{"any other refusal", Send, 5, `@ERROR: pre-xfer exec preparation failed`, Result{Class: Permanent}, "pre-xfer"},
 		{"no process", Send, 5, `@ERROR: fork failed`, Result{Class: Transient}, "fork failed"},
 		{"unknown option", Send, 1, `rsync: --frobnicate: unknown option`, Result{Class: Permanent}, "--frobnicate: unknown option"},

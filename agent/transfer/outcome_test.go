@@ -59,8 +59,8 @@ func TestOutcomeOfADaemonThatRefuses(t *testing.T) {
 		{"host not allowed and not told", []string{"hosts allow = 192.0.2.1", "hosts deny = *"}, nil, Permanent, ExitStartClient, "has no module data, or not for this host"},
 		{"read only", []string{"read only = yes", "write only = no"}, nil, Permanent, ExitSyntax, "is read only"},
 		{"refused option", []string{"refuse options = modify-window"}, nil, Permanent, ExitUnsupported, "refuses the rsync option --modify-window"},
-		{"missing path", []string{"path = /nonexistent/lockstep"}, nil, Permanent, ExitStartClient, "directory of module data is missing"},
-		{"nothing is mounted", []string{`pre-xfer exec = LC_ALL=C mountpoint "$RSYNC_MODULE_PATH" 2>&1`}, nil, Permanent, ExitUnsupported, "the backup host refuses: nothing is mounted on " + f.d.Path},
+		{"missing path", []string{"path = /nonexistent/lockstep"}, nil, NoDirectory, ExitStartClient, "directory of module data is missing"},
+		{"nothing is mounted", []string{`pre-xfer exec = LC_ALL=C mountpoint "$RSYNC_MODULE_PATH" 2>&1`}, nil, NoDirectory, ExitUnsupported, "the backup host refuses: nothing is mounted on " + f.d.Path},
 		{"lock file that cannot be made", []string{"lock file = /nonexistent/lockstep/lock", "max connections = 3"}, nil, Permanent, ExitStartClient, "failed to open lock file"},
 		{"password file that others may read", nil, func(t *testing.T) {
 			f.ok(os.Chmod(f.d.PasswordFile, 0o644))

@@ -236,7 +236,7 @@ func (r *Runner) send(ctx context.Context, kind runKind, root *Root, paths, args
 		defer r.standby.expire(keep)
 	}
 	res := r.follow(ctx, p, newReport(kind, root, paths), each)
-	if stoodBy && (res.Class == Transient || res.Class == Permanent) {
+	if stoodBy && (res.Class == Transient || res.Class.refused()) {
 		// What it met may be over: the daemon was restarted, or the disk mounted, since it was launched.
 		cut := res.Cut
 		res = r.exec(ctx, kind, root, paths, list, args, each)
@@ -307,7 +307,7 @@ func (r *Runner) follow(ctx context.Context, p *process, rep *report, each func(
 	if rep.overflow && res.Class == Done {
 		res = withVerdict(res, Unknown, fmt.Sprintf("more than %d paths are in trouble, as %s", maxNamed, rep.said()), "")
 	}
-	res.Cut = res.Class != Done && (res.Class != Permanent || status == ExitFileIO) && !rep.unreached || rep.parts && len(res.Failed)+len(res.Changed) > 0
+	res.Cut = res.Class != Done && (!res.Class.refused() || status == ExitFileIO) && !rep.unreached || rep.parts && len(res.Failed)+len(res.Changed) > 0
 	r.log.Debug("rsync ended", "status", status, "class", res.Class.String(), "elapsed", res.Elapsed, "err", res.Message)
 	return res
 }

@@ -94,17 +94,21 @@ type Job struct {
 type Class int
 
 const (
-	Done      Class = iota // everything arrived that could; look at Result.Failed
-	Transient              // network, daemon restarting, connection cap: retry with back-off
-	Stopped                // our own signal
-	NoSpace                // the backup's disk is full: retry slowly, say so
-	Permanent              // password, module, refused option, rsync missing: retry slowly, say what to mend
-	Unknown                // rsync said something that is not understood: nothing of the job counts as done
+	Done        Class = iota // everything arrived that could; look at Result.Failed
+	Transient                // network, daemon restarting, connection cap: retry with back-off
+	Stopped                  // our own signal
+	NoSpace                  // the backup's disk is full: retry slowly, say so
+	NoDirectory              // the module's directory is not there or not mounted: retry soon, for a mount may come by itself
+	Permanent                // password, module, refused option, rsync missing: retry slowly, say what to mend
+	Unknown                  // rsync said something that is not understood: nothing of the job counts as done
 )
+
+// refused says that the backup host answered and let nothing begin.
+func (c Class) refused() bool { return c == NoDirectory || c == Permanent }
 
 // String returns the class in lower case.
 func (c Class) String() string {
-	return [...]string{"done", "transient", "stopped", "no space", "permanent", "unknown"}[c]
+	return [...]string{"done", "transient", "stopped", "no space", "no directory", "permanent", "unknown"}[c]
 }
 
 // Result says what became of a job. Unless Class is Done nothing of the job counts as done; the lists are
