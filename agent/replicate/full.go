@@ -289,7 +289,9 @@ func (l *loop) listed(now time.Time, c comparison) {
 	f.extra = c.entries
 	if !c.res.Incomplete && c.entries == 0 {
 		l.mirrored(c.of)
-		l.door.cleared(f.listFrom)
+	}
+	if !c.res.Incomplete && !c.more {
+		l.door.cleared(f.listFrom, c.extra)
 	}
 	if !c.res.Incomplete {
 		l.door.count(now, max(0, int(c.res.Stats.Files)-c.new+c.entries))

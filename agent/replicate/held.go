@@ -84,13 +84,18 @@ func (d *door) lapse(path string) bool {
 	return true
 }
 
-// cleared notes that a comparison, begun then, has found nothing on the backup that is not in the source: what an earlier one has found was taken away there.
-func (d *door) cleared(begun time.Time) {
+// cleared notes that a comparison, begun then, has found no more on the backup that is not in the source than extra: what else an earlier one has
+// found was taken away there.
+func (d *door) cleared(begun time.Time, extra []string) {
 	if d.held == nil {
 		return
 	}
+	still := make(map[string]bool, len(extra))
+	for _, path := range extra {
+		still[path] = true
+	}
 	for path, f := range d.held.items {
-		if f.found && !f.blocked && f.first.Before(begun) {
+		if f.found && !f.blocked && f.first.Before(begun) && !isBelowAny(path, still) {
 			d.lapse(path)
 		}
 	}

@@ -57,12 +57,18 @@ type jobs map[*job]struct{}
 
 // has reports whether a job of a kind runs.
 func (js jobs) has(kind string) bool {
+	_, ok := js.begun(kind)
+	return ok
+}
+
+// begun returns when the job of a kind began that runs, if one does.
+func (js jobs) begun(kind string) (at time.Time, ok bool) {
 	for j := range js {
 		if j.kind == kind {
-			return true
+			return j.started, true
 		}
 	}
-	return false
+	return at, false
 }
 
 // sendsSince reports whether a run is still there that began before a time and may send.

@@ -73,12 +73,20 @@ func TestWhatTheBackupHadBeforeIsHeld(t *testing.T) {
 func TestWhatIsTakenAwayOnTheBackupIsNotHeldAnyMore(t *testing.T) {
 	stranger(t, nil, func(t *testing.T, r *rig) {
 		r.e.dst.put("photos/1", node{data: "theirs"})
+		r.e.dst.put("music/1", node{data: "theirs"})
 		r.begin("a")
-		r.wantState(Held, strange)
-		r.e.set(func() { r.e.dst.remove("photos") })
-		if _, err := r.l.sync(t.Context()); err != nil {
-			t.Fatal(err)
+		r.wantHeld(4)
+		takeAway := func(dir string) {
+			t.Helper()
+			r.e.set(func() { r.e.dst.remove(dir) })
+			if _, err := r.l.sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.after(time.Minute)
 		}
+		takeAway("photos")
+		r.wantHeld(2)
+		takeAway("music")
 		r.settles(time.Minute)
 		if !r.known() {
 			t.Error("it is not noted")

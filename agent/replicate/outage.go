@@ -124,6 +124,9 @@ const (
 	idleProbeSSH = 5 * time.Minute // sshd logs each login
 )
 
+// probeLate is how long a probe lasts that tells of a backup host that accepts connections and does nothing: an answer takes some ms.
+const probeLate = 2 * time.Second
+
 // probeDue returns when it is to be asked whether the backup can still be reached: for the sake of a running transfer, or because nothing was
 // transferred for a time.
 func (l *loop) probeDue() (at time.Time, ok bool) {

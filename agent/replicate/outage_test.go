@@ -272,6 +272,7 @@ func TestLoopSleepsWhileATransferIsSuspect(t *testing.T) {
 		if r.e.count("probe") != 1 {
 			t.Fatal("no probe")
 		}
+		r.wantState(Behind, "the backup host was asked 15s ago and has not answered")
 		r.wantSleep()
 	})
 }

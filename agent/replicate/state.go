@@ -119,6 +119,9 @@ func (l *loop) words(now time.Time) string {
 		first = now
 	}
 	reason := fmt.Sprintf("%s, the oldest for %s", plural(n, "path"), now.Sub(first).Round(time.Millisecond))
+	if begun, ok := l.jobs.begun("probe"); ok && now.Sub(begun) >= probeLate {
+		reason += fmt.Sprintf("; the backup host was asked %s ago and has not answered", now.Sub(begun).Round(time.Second))
+	}
 	if !l.full.valid {
 		reason += "; " + l.fullWords()
 	}
