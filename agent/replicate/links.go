@@ -38,6 +38,10 @@ func (p *prepared) several(st transfer.Entry) {
 	if p.links == nil {
 		p.links = map[inode]time.Time{}
 	}
+	if len(p.links) >= linksKnown {
+		p.links[inode{}] = time.Now() // for all that are not remembered
+		return
+	}
 	p.links[inode{st.Dev, st.Ino}] = st.ChangeTime
 }
 

@@ -5,8 +5,11 @@ package replicate
 import (
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
 // The kernel tells of a change under one name only.
@@ -41,4 +44,34 @@ func TestAttributesOfAFifoWithSeveralNamesArrive(t *testing.T) {
 	s.equal()
 	s.do(os.Chmod(s.path("two"), 0o600))
 	s.equal()
+}
+
+// Of a tree with more such files than are remembered, a change of any is a change.
+func TestMoreFilesWithSeveralNamesThanAreRemembered(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		changed := time.Unix(1, 0)
+		look := func() (p prepared) {
+			for i := range linksKnown + 2 {
+				p.several(transfer.Entry{Nlink: 2, Dev: 1, Ino: uint64(i + 1), ChangeTime: changed})
+			}
+			return p
+		}
+		few := prepared{}
+		few.several(transfer.Entry{Nlink: 2, Dev: 1, Ino: 1, ChangeTime: changed})
+		few.several(transfer.Entry{Nlink: 1, Dev: 1, Ino: 2, ChangeTime: changed})
+		for _, c := range []struct {
+			p    prepared
+			want bool
+		}{{few, true}, {few, false}, {look(), true}, {look(), true}} {
+			r.l.links.wanted = false
+			r.l.linked(c.p.links)
+			if r.l.links.wanted != c.want {
+				t.Errorf("%d files: a comparison is wanted: %v, want %v", len(c.p.links), r.l.links.wanted, c.want)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := len(look().links); n != linksKnown+1 {
+			t.Errorf("%d files are noted", n)
+		}
+	})
 }

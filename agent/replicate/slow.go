@@ -40,9 +40,7 @@ func (l *loop) startSlow(now time.Time, w *work) {
 				continue
 			case w.kind == workTree:
 				run.Kind = transfer.Tree
-				if look.tree(ctx, e); look.entries > linksWalked {
-					p.several(transfer.Entry{Nlink: 2, Dev: st.Dev, Ino: st.Ino, ChangeTime: time.Now()})
-				}
+				look.tree(ctx, e)
 				if e.Compare {
 					opts.Paths = append(opts.Paths, e.Path)
 				}

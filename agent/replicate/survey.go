@@ -12,24 +12,18 @@ import (
 	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
-const (
-	// linksWalked is how many entries of a tree are looked at for files with several names. A larger tree counts as if it had one.
-	linksWalked = 100_000
-
-	// skipMany bounds the files that a recursive run leaves out: each is an argument of rsync.
-	skipMany = 100
-)
+// skipMany bounds the files that a recursive run leaves out: each is an argument of rsync.
+const skipMany = 100
 
 // survey looks at trees that are about to be sent by recursion. Rsync takes what it finds there, so what must not go with it has to be
 // named: the files that are open for writing, or they would have their final names on the backup while they are short.
 //
 // A file that is made after the look, while the run lasts, is not known here. It is sent once more when it is closed.
 type survey struct {
-	p       *prepared
-	r       root
-	w       *writers
-	now     time.Time
-	entries int
+	p   *prepared
+	r   root
+	w   *writers
+	now time.Time
 }
 
 // tree looks at everything below a directory. Each file that is waited for is in skip, and comes again by itself.
@@ -38,7 +32,6 @@ func (s *survey) tree(ctx context.Context, dir queue.Entry) {
 	if err != nil || ctx.Err() != nil {
 		return // sending it tells
 	}
-	s.entries += len(children)
 	for _, c := range children {
 		kid := dir
 		kid.Path = join(dir.Path, c.Name)
@@ -48,6 +41,8 @@ func (s *survey) tree(ctx context.Context, dir queue.Entry) {
 			s.file(kid, c.Entry)
 		case c.Mode.IsDir():
 			s.tree(ctx, kid)
+		default:
+			s.p.several(c.Entry)
 		}
 	}
 }
@@ -59,9 +54,7 @@ func (s *survey) file(e queue.Entry, st transfer.Entry) {
 	if e.Created && e.Compare && len(p.distrusted) == 0 && looksUnchanged(e, st) { // of a directory that took the place of another
 		p.distrusted = append(p.distrusted, e.Path)
 	}
-	if s.entries <= linksWalked {
-		p.several(st)
-	}
+	p.several(st)
 	// To ask costs more than all the rest. Who copies a file writes to it all the time.
 	if s.now.Sub(st.ModTime) > copyPause || !s.r.OpenForWriting(e.Path) {
 		return
