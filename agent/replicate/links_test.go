@@ -4,12 +4,15 @@ package replicate
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lockstep-sync/lockstep/agent/queue"
 	"github.com/lockstep-sync/lockstep/agent/transfer"
+	"github.com/lockstep-sync/lockstep/agent/watch"
 )
 
 // The kernel tells of a change under one name only.
@@ -74,4 +77,44 @@ func TestMoreFilesWithSeveralNamesThanAreRemembered(t *testing.T) {
 			t.Errorf("%d files are noted", n)
 		}
 	})
+}
+
+// A tree that is sent by recursion is looked through for such files, at every depth and of every kind.
+func TestFilesWithSeveralNamesBelowATree(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(name string) string { return filepath.Join(dir, "d", name) }
+	must(os.MkdirAll(in("sub/sub"), 0o755))
+	for _, name := range []string{"alone", "sub/sub/one", "one.tmp"} {
+		must(os.WriteFile(in(name), nil, 0o644))
+	}
+	must(unix.Mkfifo(in("fifo"), 0o644))
+	must(os.Link(in("sub/sub/one"), filepath.Join(dir, "elsewhere")))
+	must(os.Link(in("fifo"), in("sub/fifo")))
+	must(os.Link(in("one.tmp"), in("two.tmp")))
+
+	r, err := rsync{path: dir}.Open()
+	must(err)
+	defer r.Close()
+	exclude, err := watch.NewExclude([]string{"*.tmp"})
+	must(err)
+	p := newPrepared()
+	look := survey{p: &p, r: r, w: &writers{exclude: exclude}, now: time.Now().Add(time.Hour)} // nobody writes to them
+	look.tree(t.Context(), queue.Entry{Path: "d", Tree: true})
+	if len(p.links) != 2 || p.files != 2 {
+		t.Errorf("%d files, and those with several names: %v", p.files, p.links)
+	}
+	for _, name := range []string{"sub/sub/one", "fifo"} {
+		st, err := r.Lstat("d/" + name)
+		must(err)
+		if !p.links[inode{st.Dev, st.Ino}].Equal(st.ChangeTime) {
+			t.Errorf("%s is not among them", name)
+		}
+	}
 }

@@ -277,6 +277,11 @@ func TestLoopSleepsWhileATransferIsSuspect(t *testing.T) {
 	})
 }
 
+// crash takes from the backup what was not on its disk yet.
+func (r *rig) crash(lost string) {
+	r.e.set(func() { r.e.dst.remove(lost) })
+}
+
 // Nothing happens in the source, and the backup host dies: the pair is not in step until it is back and nothing is missing there.
 func TestIdlePairNoticesThatTheBackupIsGone(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {
@@ -290,7 +295,7 @@ func TestIdlePairNoticesThatTheBackupIsGone(t *testing.T) {
 		r.after(idleProbe + 5*time.Second)
 		r.wantState(Failing, "Connection refused")
 		barrier := r.barrier(t.Context())
-		r.e.set(func() { r.e.dst.remove("a") }) // it was not on disk yet
+		r.crash("a")
 		r.after(time.Second)
 		if r.passes(barrier) {
 			t.Error("who waits is told that everything is on the backup")
@@ -306,7 +311,7 @@ func TestBackupThatWasProvisionedAnewIsCompared(t *testing.T) {
 		r.e.setAnswer(fails("", transfer.Permanent, "has no module"))
 		r.after(idleProbe + time.Second)
 		r.wantState(Failing)
-		r.e.set(func() { r.e.dst.remove("a") })
+		r.crash("a")
 		r.e.setAnswer(nil)
 		r.settles(10 * time.Minute)
 	})
@@ -321,7 +326,7 @@ func TestBackupWithoutItsDiskIsAskedSoonAndCompared(t *testing.T) {
 		r.after(10 * time.Second)
 		r.wantState(Failing, "is missing")
 		r.after(30 * time.Minute)
-		r.e.set(func() { r.e.dst.remove("a") })
+		r.crash("a")
 		r.e.setAnswer(nil)
 		r.settles(diskEvery + 5*time.Second)
 	})
@@ -335,7 +340,7 @@ func TestBackupThatIsBackAndFullIsCompared(t *testing.T) {
 		r.write("b", "1")
 		r.after(10 * time.Second)
 		r.wantState(Failing, "refused")
-		r.e.set(func() { r.e.dst.remove("a") })
+		r.crash("a")
 		r.e.setAnswer(fails("send", transfer.NoSpace, "the backup is full"))
 		r.after(time.Minute)
 		r.wantState(Failing, "full")
