@@ -215,11 +215,13 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	argv := append(wrap, "unshare", "--mount", "--propagation=private", "--", "sh", "-c", startScript, "lab-host", h.dir, h.root)
 	argv = append(argv, cgroups...)
 	argv = append(argv, "--",
-		"systemd-nspawn", "--boot", "--quiet", "--directory="+filepath.Join(h.dir, "root"),
+		"systemd-nspawn", "--quiet", "--directory="+filepath.Join(h.dir, "root"),
 		"--register=no", "--keep-unit", "--network-namespace-path="+fdPath(h.net),
 		"--machine="+h.Name+"-"+h.lab.ID, "--hostname="+h.Name, "--bind="+filepath.Join(h.dir, "disk")+":/mnt/disk",
 		"--resolv-conf=off", "--timezone=off", "--link-journal=no", "--notify-ready=yes",
-		"--system-call-filter=fanotify_init fanotify_mark open_by_handle_at") // a host has them; systemd-nspawn's default has not
+		"--system-call-filter=fanotify_init fanotify_mark open_by_handle_at", // a host has them; systemd-nspawn's default has not
+		// What --boot does, and more: the host's systemd dies with systemd-nspawn, which a kill -9 of the lab's owner takes along.
+		"--kill-signal=SIGRTMIN+3", "setpriv", "--pdeathsig", "KILL", "/lib/systemd/systemd")
 	m := &machine{ended: make(chan struct{}), ready: make(chan struct{}), notify: notify}
 	started := make(chan error)
 	go func() {
