@@ -62,8 +62,9 @@ var (
 	}
 	// What is left of a partial transfer is hidden from the sender only, and so extraneous.
 	listMode = []string{"--dry-run", attributes, "-r", "--out-format=" + outFormat, "--filter=H " + partialDir, riskPartial, protectLostFound}
-	// The source directory itself and what is directly in it, against all that the backup has.
-	emptyMode = append(slices.Clone(listMode), "--delete", "--filter=H /*/*")
+	// The source directory itself and what is directly in it, against what the backup has there. The exclusion ends where a directory goes (p),
+	// so that one with anything in it counts as extraneous.
+	emptyMode = append(slices.Clone(listMode), "--delete", "--filter=-p /*/*")
 	// These two list what deleteMode and forceMode would delete. With --ignore-existing a symlink would stay where the source has a directory by
 	// now, and rsync would look for what to delete where that leads.
 	listMissingMode = append([]string{"--dry-run"}, without(deleteMode, "--ignore-existing")...)
