@@ -79,10 +79,11 @@ func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
 		delete(s.unreadable, path)
 		was = true
 	}
-	if err != nil && !was && len(s.hidden) > 0 {
+	if !was && len(s.hidden) > 0 {
 		h := s.dirs.hashPath(path)
-		if _, ok := s.hidden[h]; ok && s.excluded(path, rel, true) {
-			delete(s.hidden, h)
+		_, hidden := s.hidden[h]
+		delete(s.hidden, h) // it is gone, or something else by now, whose end is to be told
+		if err != nil && hidden && s.excluded(path, rel, true) {
 			return
 		}
 	}
