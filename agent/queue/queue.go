@@ -152,6 +152,13 @@ func (q *Queue) Mark(now, first time.Time, path string, tree bool) {
 	q.bound(t)
 }
 
+// Return makes a path dirty, due at once, that was gone and is there again: what took its place may have the size and the time of what was there.
+func (q *Queue) Return(now, first time.Time, path string) {
+	t := q.ticks(now)
+	q.add(t, path, mark{ops: watch.Create, tree: true, compare: true}, min(t, q.ticks(first)), t)
+	q.bound(t)
+}
+
 // MarkNew makes a path dirty, due at once, of which the backup has nothing; a directory with everything below it.
 func (q *Queue) MarkNew(now, first time.Time, path string, dir bool) {
 	t := q.ticks(now)

@@ -195,6 +195,9 @@ func (l *loop) approve(ctx context.Context) (Approval, error) {
 		if l.door.held != nil {
 			l.door.release() // it was missing in the directory of before; a comparison follows
 		}
+		l.door.replaced = now
+		l.door.failed(now, l.passed)
+		l.passed = nil
 		l.log.Warn("another directory was approved as the source", "path", path, "identity", id.String())
 		l.note(now, "another source directory was approved")
 	})

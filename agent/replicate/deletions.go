@@ -200,7 +200,7 @@ func (l *loop) inspected(now time.Time, in inspection) {
 	}
 	for _, d := range in.back {
 		l.door.forget(d.path)
-		l.q.Mark(now, d.first, d.path, true)
+		l.back(now, d.first, d)
 	}
 	for _, d := range in.covered {
 		l.q.Mark(now, d.first, d.path, false)
@@ -285,7 +285,7 @@ func (l *loop) startHeldCheck(now time.Time) bool {
 func (l *loop) heldChecked(now time.Time, empty, mounted bool, back []finding) {
 	for _, f := range back {
 		if l.door.lapse(f.path) {
-			l.q.Mark(now, f.first, f.path, true)
+			l.back(now, f.first, f.deletion)
 		}
 	}
 	if h := l.door.held; h != nil && h.empty && !empty {
@@ -373,7 +373,7 @@ func (l *loop) startDelete(now time.Time, w *work) {
 			job.Paths = append(job.Paths, f.path)
 			dirs.note(r, f.path, f.first)
 		}
-		res := transfer.Result{}
+		res := transfer.Result{Status: -1} // of rsync that does not run
 		if len(job.Paths) > 0 {
 			res = eng.Run(ctx, r, job, l.progressOf(j))
 			for _, f := range findings {
@@ -413,9 +413,20 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 	}
 	delete(l.flying, w)
 	l.q.Done(now, w.batch, nil)
-	l.door.deleted(now, n, w.findings)
-	l.counters.Kept += int64(len(res.Kept))
+	done := make([]finding, 0, len(w.findings))
 	for _, f := range w.findings {
+		if !slices.Contains(res.Blocked, f.path) {
+			done = append(done, f)
+			continue
+		}
+		// To force it at once would end the same way.
+		n -= f.count
+		l.door.undone(f)
+		l.failPath(now, f.path, false, "a directory on the backup is in the way, and excluded files in it are kept", true)
+	}
+	l.door.deleted(now, n, done)
+	l.counters.Kept += int64(len(res.Kept))
+	for _, f := range done {
 		l.latency.add(now.Sub(f.first))
 		l.ledger.clear(now, f.path, true, nil)
 	}
@@ -427,9 +438,6 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 	}
 	for _, p := range res.Changed {
 		l.q.Mark(now, w.first, p, true)
-	}
-	for _, p := range res.Blocked {
-		l.blocked(now, p, w.first)
 	}
 	l.settleDirs(now, moved)
 	l.log.Debug("deleted on the backup", "entries", n, "path", strings.Join(first(w.batch.Entries, 3), " "))

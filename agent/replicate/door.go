@@ -88,6 +88,8 @@ type door struct {
 	// foreign is set while the backup may have what never came from the source: another's files, or those of a source that was lost
 	// and is not restored yet.
 	foreign bool
+	// replaced is when another source directory was approved: what is dirty since before was seen in the one that it replaced.
+	replaced time.Time
 
 	held *heldDeletions
 	// unseen is set when there may have been more behind what was held: a comparison is to find it.
@@ -116,18 +118,23 @@ func (d *door) add(now time.Time, del deletion) {
 	d.last = now
 }
 
-// forget takes a path out that is on disk again. One that is blocked was there all the time.
-func (d *door) forget(path string) (known bool) {
+// forget takes a path out that is on disk again, and returns what was known of it. One that is blocked was there all the time.
+func (d *door) forget(path string) (was deletion, known bool) {
 	if del, ok := d.pending[path]; ok && !del.blocked {
 		delete(d.pending, path)
-		known = true
+		was, known = del, true
 	}
 	if d.held != nil {
 		if f, ok := d.held.items[path]; ok && !f.blocked {
-			known = d.lapse(path)
+			d.lapse(path)
+			if known {
+				was = f.join(was)
+			} else {
+				was, known = f.deletion, true
+			}
 		}
 	}
-	return known
+	return was, known
 }
 
 // due tells when the pending deletions can be judged. The zero time means now.
@@ -218,7 +225,8 @@ func (d *door) judge(now time.Time, v verdict) (pass []finding) {
 func (d *door) holdFound(now time.Time, gone []finding, dropped int) (told []finding, _ int) {
 	var found []finding
 	for _, f := range gone {
-		if f.found {
+		if f.found || f.first.Before(d.replaced) {
+			f.found = true
 			found = append(found, f)
 		} else {
 			told = append(told, f)
@@ -269,10 +277,13 @@ func (d *door) deleted(now time.Time, n int, fs []finding) {
 // failed takes back deletions that were let through and could not be done: they will be judged again.
 func (d *door) failed(now time.Time, fs []finding) {
 	for _, f := range fs {
-		d.done = max(0, d.done-f.count)
+		d.undone(f)
 		d.add(now, f.deletion)
 	}
 }
+
+// undone notes that what was let through did not happen.
+func (d *door) undone(f finding) { d.done = max(0, d.done-f.count) }
 
 // count notes the number of entries that a full comparison found on the backup.
 func (d *door) count(now time.Time, total int) {

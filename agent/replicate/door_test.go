@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-sync/lockstep/agent/transfer"
 )
 
 var d0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -231,11 +233,11 @@ func TestLapse(t *testing.T) {
 	t.Parallel()
 	d := testDoor(20)
 	through(t, d, 0, names("a", 11)...)
-	if d.forget("elsewhere") {
+	if _, known := d.forget("elsewhere"); known {
 		t.Error("forgot what was not known")
 	}
 	for _, n := range names("a", 11) {
-		if !d.forget(n) {
+		if _, known := d.forget(n); !known {
 			t.Errorf("%s was not known", n)
 		}
 	}
@@ -243,7 +245,7 @@ func TestLapse(t *testing.T) {
 		t.Errorf("still held: %+v", d.held)
 	}
 	d.add(d0, deletion{path: "blocked", blocked: true})
-	if d.forget("blocked") || len(d.pending) != 1 {
+	if _, known := d.forget("blocked"); known || len(d.pending) != 1 {
 		t.Error("a path that is blocked is on disk all the time")
 	}
 }
@@ -315,7 +317,9 @@ func TestTopMost(t *testing.T) {
 func TestLedgerBacksOffEachPathByItself(t *testing.T) {
 	t.Parallel()
 	l := newLedger(time.Second, time.Minute)
-	if !l.fail(d0, "a", false, "Permission denied (13)", true) || l.fail(d0, "a", false, "Permission denied (13)", true) {
+	_, first := l.fail(d0, "a", false, "Permission denied (13)", true)
+	_, second := l.fail(d0, "a", false, "Permission denied (13)", true)
+	if !first || second {
 		t.Error("which is new?")
 	}
 	l.fail(d0, "b", true, "x", false)
@@ -388,4 +392,28 @@ func TestBackoffDoublesWithJitter(t *testing.T) {
 	if got := backoff(1000, time.Second, time.Minute); got > time.Minute || got < 45*time.Second {
 		t.Errorf("after a thousand failures: %v", got)
 	}
+}
+
+// Excluded files are kept in a directory that is to make way: to try at once and for ever helps nobody, and nothing was deleted.
+func TestDirectoryThatStaysInTheWayIsTriedSlowly(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("p/x.tmp", node{data: "1"})
+		r.e.setAnswer(func(what string, paths []string) *transfer.Result {
+			if what == "force" {
+				return &transfer.Result{Blocked: paths, Kept: paths}
+			}
+			return nil
+		})
+		r.begin("p", "q")
+		r.after(time.Minute)
+		if n := r.e.count("force"); n == 0 || n > 10 {
+			t.Errorf("forced %d times", n)
+		}
+		r.wantState(Degraded, "in the way")
+		if n := r.l.door.done; n != 0 {
+			t.Errorf("%d deletions are counted", n)
+		}
+		r.e.setAnswer(nil)
+		r.settles(10 * time.Minute)
+	})
 }

@@ -187,7 +187,8 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 // a comparison, which must not be followed by a try at once.
 func (l *loop) differs(now, first time.Time, items []transfer.Item) {
 	for _, it := range items {
-		if l.ledger.entries[it.Path] != nil {
+		if e := l.ledger.entries[it.Path]; e != nil {
+			e.Tree = e.Tree || it.New && it.Dir
 			continue
 		}
 		if it.New {
@@ -255,7 +256,7 @@ func (l *loop) listed(now time.Time, c comparison) {
 	}
 	switch {
 	case c.many:
-		if f.need == tooMuch {
+		if f.need == tooMuch && l.watch.ready {
 			f.need = "" // the comparison that follows the recursive run finds what is left
 		}
 		l.log.Info("the backup is far behind: the whole tree is sent")

@@ -38,9 +38,9 @@ func newLedger(initial, limit time.Duration) *ledger {
 	return &ledger{initial: initial, limit: limit, entries: map[string]*LedgerEntry{}, trying: map[string]bool{}}
 }
 
-// fail notes that a path could not be sent. It reports whether that is new.
-func (l *ledger) fail(now time.Time, path string, tree bool, reason string, remote bool) (isNew bool) {
-	e := l.entries[path]
+// fail notes that a path could not be sent. It returns the entry that stands for it, and whether that is new.
+func (l *ledger) fail(now time.Time, path string, tree bool, reason string, remote bool) (e *LedgerEntry, isNew bool) {
+	e = l.entries[path]
 	if e == nil && len(l.entries) >= maxLedger {
 		if parent, ok := parentOf(path); ok {
 			path, tree = parent, true
@@ -57,14 +57,7 @@ func (l *ledger) fail(now time.Time, path string, tree bool, reason string, remo
 	e.Tries++
 	e.Next = now.Add(backoff(e.Tries, l.initial, l.limit))
 	delete(l.trying, path)
-	return isNew
-}
-
-// compare says that an entry stands for a tree that must be compared, too.
-func (l *ledger) compare(path string) {
-	if e := l.entries[path]; e != nil {
-		e.compare = true
-	}
+	return e, isNew
 }
 
 // wants reports whether the entry of a directory asks for more than what was done.

@@ -308,3 +308,51 @@ func TestAnotherBackupIsNotKnown(t *testing.T) {
 		}
 	}
 }
+
+// What could not be read in one directory, or was about to be deleted, was not seen to go in the one that replaces it.
+func TestWhatWaitsForADirectoryThatIsReplacedDeletesNothing(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("dir/a", "dir/b", "sub/c", "sub/d", "keep")
+		r.e.set(func() { r.e.locked["dir/a"] = true })
+		r.write("dir/a", "2")
+		r.after(time.Second)
+		r.wantState(Degraded, "dir/a")
+		r.rm("sub/c")
+		r.e.set(func() {
+			r.e.id.Ino++
+			r.e.src.remove("dir")
+			r.e.src.remove("sub")
+			delete(r.e.locked, "dir/a")
+			r.e.listLate = time.Minute
+		})
+		r.write("keep", "2")
+		r.after(time.Second)
+		r.wantState(Held, "not the provisioned directory")
+		r.approve()
+		r.after(50 * time.Second) // the comparison has not told of anything yet
+		if !r.onBackup("dir/a") || !r.onBackup("dir/b") || !r.onBackup("sub/d") {
+			t.Errorf("deleted before it was compared: %v", r.e.dst)
+		}
+		r.after(3 * time.Minute)
+		r.wantHeld(6)
+	})
+}
+
+// What had to be looked at again was not seen to go.
+func TestFindingThatCouldNotBeJudgedStaysHeld(t *testing.T) {
+	stranger(t, nil, func(t *testing.T, r *rig) {
+		r.e.dst.put("d/theirs", node{data: "1"})
+		r.e.dst.put("d/b", node{data: "1"})
+		r.e.set(func() { r.e.listLate = time.Second })
+		for _, p := range []string{"a", "d/b"} {
+			r.e.src.put(p, node{data: "1"})
+		}
+		r.start()
+		r.after(1050 * time.Millisecond) // it has been found
+		r.e.set(func() { r.e.locked["d"] = true })
+		r.after(5 * time.Second)
+		r.e.set(func() { delete(r.e.locked, "d") })
+		r.after(10 * time.Minute)
+		r.wantHeld(1)
+	})
+}

@@ -69,6 +69,9 @@ func (l *loop) learn(now time.Time, res transfer.Result) {
 	if res.PartsLeft {
 		l.partsLeft(now)
 	}
+	if res.Class == transfer.Done && res.Status < 0 {
+		return // there was nothing to do for rsync, so it did not run
+	}
 	l.counters.Transfers[className(res.Class)]++
 	switch res.Class {
 	case transfer.Done:

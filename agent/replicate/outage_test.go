@@ -385,3 +385,21 @@ func TestEndOfATroubleIsTold(t *testing.T) {
 		}
 	})
 }
+
+// A batch of which the rules leave nothing does not show that the backup is there.
+func TestRunWithoutRsyncIsNoSignOfLife(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a")
+		r.e.setAnswer(func(what string, _ []string) *transfer.Result {
+			if what == "send" {
+				return &transfer.Result{Status: -1}
+			}
+			return failure(transfer.Transient, "Connection refused")
+		})
+		for i := range 6 {
+			r.write("a", fmt.Sprint(i))
+			r.after(idleProbe / 2)
+		}
+		r.wantState(Failing, "Connection refused")
+	})
+}

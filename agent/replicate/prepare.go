@@ -113,8 +113,9 @@ const coarseTime = 10 * time.Millisecond
 // looksUnchanged reports whether rsync's quick check, which goes by size and time, may take a file for the one that the backup has. It is older than what has
 // happened to it, or its time is coarse; and it was written to, or put there whole, perhaps over another (rename(2) tells of no deletion), or
 // made where another was deleted. An unpacked archive has such files, too, but they are made and written.
-func looksUnchanged(e queue.Entry, st transfer.Entry) bool {
-	return (e.Created != e.Written || e.Compare) && (st.ModTime.Before(e.First.Add(-timeSlack)) || st.ModTime.Nanosecond()%int(coarseTime) == 0)
+func looksUnchanged(now time.Time, e queue.Entry, st transfer.Entry) bool {
+	first := now.Add(-now.Sub(e.First)) // by the clock of today: e.First was read by that of the agent's start, which may have been set since
+	return (e.Created != e.Written || e.Compare) && (st.ModTime.Before(first.Add(-timeSlack)) || st.ModTime.Nanosecond()%int(coarseTime) == 0)
 }
 
 // prepared is a batch after a look at the disk.
@@ -198,7 +199,7 @@ func (p *prepared) look(now time.Time, r root, e queue.Entry, w *writers) (fate,
 				return fate{kind: fateBusy, at: w.look(now, e)}, st
 			}
 		}
-		if looksUnchanged(e, st) {
+		if looksUnchanged(now, e, st) {
 			p.distrusted = append(p.distrusted, e.Path)
 		}
 		if st.Size >= bigFile {

@@ -892,3 +892,28 @@ func TestDeletionDoesNotLeadThroughASymlinkOnTheBackup(t *testing.T) {
 		t.Error("d/b/x was overwritten")
 	}
 }
+
+// Its deletion is held, and another directory takes its place, with files of the same size and time.
+func TestDirectoryThatReturnsIsComparedByContents(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, func(p *pair.Pair) { p.Delete.MaxFiles, p.Delete.MaxPercent = 0, 0 })
+	old := time.Now().Add(-time.Hour)
+	put := func(name, content string) {
+		t.Helper()
+		s.write(name, content)
+		s.do(os.Chtimes(s.path(name), old, old))
+	}
+	put("dir/f", "1111")
+	put("keep", "1")
+	s.start()
+	s.equal()
+	put("new/f", "2222")
+	s.wait()
+	s.rm("dir")
+	s.until("the deletion is held", func(st Status) bool { return st.State == Held })
+	s.mv("new", "dir")
+	s.until("it has arrived", func(st Status) bool {
+		data, err := os.ReadFile(filepath.Join(s.dst, "dir/f"))
+		return err == nil && string(data) == "2222"
+	})
+}

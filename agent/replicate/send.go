@@ -173,7 +173,12 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 		l.distrust[path] = struct{}{}
 	}
 	var again []queue.Again
-	var back []string
+	var back []deletion
+	forget := func(path string) {
+		if d, known := l.door.forget(path); known {
+			back = append(back, d)
+		}
+	}
 	var gone []queue.Entry
 	out := l.q.Split(&w.batch, func(e queue.Entry) bool {
 		f, ok := p.apart[e.Path]
@@ -201,8 +206,8 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 				l.setApart(w, workBig, big)
 			}
 		}
-		if f.kind != fateGone && l.door.forget(path) {
-			back = append(back, path)
+		if f.kind != fateGone {
+			forget(path)
 		}
 	}
 	trees := l.q.Split(&w.batch, func(e queue.Entry) bool { return p.apart[e.Path].kind == fateTree })
@@ -211,9 +216,7 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	}
 	for _, path := range p.send {
 		delete(l.open, path)
-		if l.door.forget(path) {
-			back = append(back, path)
-		}
+		forget(path)
 	}
 	if len(p.send) > 0 && l.door.held != nil && l.door.held.empty {
 		l.heldCheck = now // the source is not empty any more
@@ -226,21 +229,20 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 	l.q.Done(now, out, append(again, p.below...))
 	for _, e := range gone {
 		delete(l.open, e.Path)
-		l.gone(now, e)
+		l.gone(now, e, w.ledger)
 	}
-	for _, path := range back {
-		// It was gone and is back: if it is a directory, nothing is known of what is below it on the backup.
-		l.q.Mark(now, w.first, path, true)
+	for _, d := range back {
+		l.back(now, w.first, d)
 	}
 	if len(w.batch.Entries) == 0 {
 		delete(l.flying, w)
 	}
 }
 
-// gone takes a path to the door that is not in the source any more.
-func (l *loop) gone(now time.Time, e queue.Entry) {
+// gone takes a path to the door that is not in the source any more. Where a try of the ledger finds that, nobody saw it go.
+func (l *loop) gone(now time.Time, e queue.Entry, found bool) {
 	l.ledger.clear(now, e.Path, true, nil)
-	d := deletion{path: e.Path, first: e.First}
+	d := deletion{path: e.Path, found: found, first: e.First}
 	if l.pair.HooksOnly() {
 		l.arrived(transfer.Result{Class: transfer.Done}, nil, []string{e.Path})
 		return
@@ -249,6 +251,15 @@ func (l *loop) gone(now time.Time, e queue.Entry) {
 		l.door.add(now, d)
 	} else {
 		l.settleParent(now, d)
+	}
+}
+
+// back makes a path dirty that was gone and is on disk again. If it is a directory, nothing is known of what is below it on the backup.
+func (l *loop) back(now, first time.Time, d deletion) {
+	if d.found {
+		l.q.Mark(now, first, d.path, true)
+	} else {
+		l.q.Return(now, first, d.path)
 	}
 }
 

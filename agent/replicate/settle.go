@@ -106,23 +106,24 @@ func (l *loop) settleDirs(now time.Time, dirs []queue.Entry) {
 
 // failEntry notes an entry of the queue that could not be sent, with all that the queue knew of it.
 func (l *loop) failEntry(now time.Time, e queue.Entry, reason string, remote bool) {
-	l.failPath(now, e.Path, e.Tree, reason, remote)
-	if e.Compare {
-		l.ledger.compare(e.Path)
+	if entry := l.failPath(now, e.Path, e.Tree, reason, remote); e.Compare {
+		entry.compare = true
 	}
 }
 
-// failPath notes a path that could not be sent.
-func (l *loop) failPath(now time.Time, path string, tree bool, reason string, remote bool) {
+// failPath notes a path that could not be sent, and returns the entry of the ledger that stands for it.
+func (l *loop) failPath(now time.Time, path string, tree bool, reason string, remote bool) *LedgerEntry {
 	side := "the source host cannot read it"
 	if remote {
 		side = "the backup host cannot write it"
 	}
-	if l.ledger.fail(now, path, tree, reason, remote) {
+	entry, isNew := l.ledger.fail(now, path, tree, reason, remote)
+	if isNew {
 		l.log.Warn("a path could not be sent; it is tried again by itself", "path", named(path), "err", reason, "side", side)
 	} else {
 		l.log.Debug("a path could not be sent again", "path", named(path), "err", reason, "side", side)
 	}
+	return entry
 }
 
 // unknownLimit is how many transfers in a row may end in a way that is not understood before it counts as an

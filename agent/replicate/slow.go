@@ -144,7 +144,6 @@ func (l *loop) compared(now, first time.Time, c comparison, trees []string) {
 		reason += fmt.Sprintf(": %q: %s", c.res.Failed[0].Path, c.res.Failed[0].Reason)
 	}
 	for _, path := range trees {
-		l.failPath(now, path, true, reason, false)
-		l.ledger.compare(path)
+		l.failPath(now, path, true, reason, false).compare = true
 	}
 }

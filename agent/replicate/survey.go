@@ -51,7 +51,7 @@ func (s *survey) file(e queue.Entry, st transfer.Entry) {
 	p := s.p
 	p.files++
 	p.bytes += st.Size
-	if e.Created && e.Compare && len(p.distrusted) == 0 && looksUnchanged(e, st) { // of a directory that took the place of another
+	if e.Created && e.Compare && len(p.distrusted) == 0 && looksUnchanged(s.now, e, st) { // of a directory that took the place of another
 		p.distrusted = append(p.distrusted, e.Path)
 	}
 	p.several(st)
