@@ -138,8 +138,9 @@ func (s *dirSet) remove(id dirID) {
 	s.len--
 }
 
-// removeTree takes out a directory and all below it, the lowest first, and calls gone with the path of each.
-func (s *dirSet) removeTree(top dirID, gone func(path string)) {
+// removeTree takes out a directory and all below it, the lowest first, and calls gone with what was the id and the path of
+// each.
+func (s *dirSet) removeTree(top dirID, gone func(id dirID, path string)) {
 	for id := top; ; {
 		if first := s.at(id).first; first != 0 {
 			id = first
@@ -147,7 +148,7 @@ func (s *dirSet) removeTree(top dirID, gone func(path string)) {
 		}
 		path, parent := s.at(id).path, s.at(id).parent
 		s.remove(id)
-		gone(path)
+		gone(id, path)
 		if id == top {
 			return
 		}

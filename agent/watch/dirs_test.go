@@ -53,7 +53,7 @@ func TestDirSetAgreesWithMaps(t *testing.T) {
 			s.identify(s.get(p), in.dev, in.ino)
 		case p != "/r" && (len(all) > 400 || strings.Count(p, "/") > 3):
 			var gone, below []string
-			s.removeTree(s.get(p), func(path string) { gone = append(gone, path) })
+			s.removeTree(s.get(p), func(_ dirID, path string) { gone = append(gone, path) })
 			for _, q := range all {
 				if q == p || strings.HasPrefix(q, p+"/") {
 					below = append(below, q)

@@ -42,6 +42,8 @@ func parentOf(path string) string {
 	return path[:i]
 }
 
+func nameOf(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
 // settle makes the watches agree with what is at the path of a name that came or went, whichever of the two it
 // was: the event may be of an older inhabitant of the path.
 func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
@@ -79,13 +81,8 @@ func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
 		delete(s.unreadable, path)
 		was = true
 	}
-	if !was && len(s.hidden) > 0 {
-		h := s.dirs.hashPath(path)
-		_, hidden := s.hidden[h]
-		delete(s.hidden, h) // it is gone, or something else by now, whose end is to be told
-		if err != nil && hidden && s.excluded(path, rel, true) {
-			return
-		}
+	if s.unhide(path) && err != nil && !was && s.excluded(path, rel, true) {
+		return
 	}
 	if !s.excluded(path, rel, was) {
 		s.emit(Event{Path: rel, Op: op, Dir: was})
@@ -93,11 +90,30 @@ func (s *inotify) settle(ctx context.Context, path, rel string, op Op) {
 }
 
 // hide remembers an excluded directory if its name alone would not tell that it is excluded: when it goes, nobody
-// says that it was a directory.
+// says that it was a directory. It is forgotten with the directory that it is in: another may be at that path later.
 func (s *inotify) hide(path, rel string) {
-	if !s.exclude.Match(rel, false) {
-		s.hidden[s.dirs.hashPath(path)] = struct{}{}
+	in := s.dirs.get(parentOf(path))
+	if in == 0 || s.exclude.Match(rel, false) {
+		return
 	}
+	if s.hidden[in] == nil {
+		s.hidden[in] = map[string]struct{}{}
+	}
+	s.hidden[in][strings.Clone(nameOf(path))] = struct{}{}
+}
+
+// unhide notes that no directory is at path, and reports whether an excluded one was.
+func (s *inotify) unhide(path string) bool {
+	if len(s.hidden) == 0 {
+		return false
+	}
+	in := s.dirs.get(parentOf(path))
+	names, name := s.hidden[in], nameOf(path)
+	_, was := names[name]
+	if delete(names, name); len(names) == 0 {
+		delete(s.hidden, in)
+	}
+	return was
 }
 
 // grow watches a directory and all below it, and then reports it with what it found. rescan says that things may
@@ -278,7 +294,8 @@ func (s *inotify) drop(path string) {
 	if id == 0 {
 		return
 	}
-	s.dirs.removeTree(id, func(path string) {
+	s.dirs.removeTree(id, func(id dirID, path string) {
+		delete(s.hidden, id)
 		// The kernel has removed it already if the directory is gone.
 		if s.kernel.Remove(path) == nil {
 			if s.dropped++; s.dropped%dropPace == 0 {

@@ -131,7 +131,10 @@ func (s *inotify) walked(l listing) {
 		}
 		rel, _ := s.rel(child)
 		if s.exclude.entry(rel, true) {
-			s.hide(child, rel)
+			// What has happened to it since it was listed may have been settled.
+			if st, err := lstat(child); err == nil && isDir(&st) {
+				s.hide(child, rel)
+			}
 			continue
 		}
 		if id := s.watch(child); id != 0 && !s.leaf(id) {

@@ -47,8 +47,8 @@ type inotify struct {
 	walk   walk
 	buffer []fsnotify.Event // given to the inbox in exchange
 
-	unreadable map[string]struct{} // EACCES
-	hidden     map[uint32]struct{} // directories that are excluded, and would not be if they were files
+	unreadable map[string]struct{}           // EACCES
+	hidden     map[dirID]map[string]struct{} // names of directories that are excluded, and would not be if they were files
 	cookies    cookies
 	cookieLost bool // the cookie directory has no watch
 	rootMoved  bool // an event of the root itself: look what is at its path
@@ -184,7 +184,7 @@ func (s *inotify) begin(ctx context.Context) error {
 	go s.inbox.read(kernel, s.tune.stall)
 	s.dirs = newDirSet()
 	s.unreadable = map[string]struct{}{}
-	s.hidden = map[uint32]struct{}{}
+	s.hidden = map[dirID]map[string]struct{}{}
 	s.overflowed, s.rootMoved = false, false
 	s.again.Stop()
 	s.poll.clear()
