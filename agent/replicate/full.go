@@ -384,7 +384,7 @@ func (l *loop) completeFull(now time.Time) {
 	f.last, f.took = now, now.Sub(f.begun)
 	if f.problem == "" {
 		// Something may have happened meanwhile that another one must look at.
-		f.valid = f.valid || f.need == "" && !f.away && !l.links.wanted && !l.leftovers.wanted
+		f.valid = f.valid || f.need == "" && !f.away && !l.links.wanted && !l.leftovers.wanted && !l.watch.lost
 	} else if f.need == "" {
 		f.need = "the last one was not complete"
 		f.failures++

@@ -21,7 +21,8 @@ type watchState struct {
 	retry     time.Time
 	failures  int
 	overflows int64
-	dirs      int // watched so far, while not ready
+	lost      bool // events were lost, and the event of the whole tree that makes up for them is still to come
+	dirs      int  // watched so far, while not ready
 	end       context.CancelFunc
 	again     bool // it was told to end, and another must follow
 }
@@ -40,6 +41,7 @@ func (l *loop) startWatcher(ctx context.Context, now time.Time) <-chan watch.Rep
 		return nil
 	}
 	l.watch.w, l.watch.info, l.watch.ready, l.watch.fault, l.watch.failed = w, w.Info(), false, nil, nil
+	l.watch.lost = false // a full batch was asked for
 	ctx, end := context.WithCancel(ctx)
 	l.watch.end = end
 	l.group.Go(func() {
@@ -111,9 +113,12 @@ func (l *loop) report(now time.Time, r watch.Report) {
 	if slices.ContainsFunc(events, func(e watch.Event) bool { return e.Op&watch.Rescan != 0 && e.Tree }) {
 		l.lookAtMounts(now) // a new one is told so
 		l.heldCheck = now
+		if slices.ContainsFunc(events, func(e watch.Event) bool { return e.Path == "" && e.Tree }) {
+			l.watch.lost = false // a full batch follows, as soon as the event leaves the queue
+		}
 	}
 	if r.Fault != nil {
-		l.watchFault(now, r.Fault)
+		l.watchFault(now, r)
 	}
 	if r.Restored {
 		if l.source.lost {
@@ -128,10 +133,13 @@ func (l *loop) report(now time.Time, r watch.Report) {
 	}
 }
 
-func (l *loop) watchFault(now time.Time, fault error) {
-	switch {
+func (l *loop) watchFault(now time.Time, r watch.Report) {
+	switch fault := r.Fault; {
 	case errors.Is(fault, watch.ErrOverflow):
 		l.watch.overflows++
+		if len(r.Events) == 0 {
+			l.watch.lost, l.full.valid = true, false // nothing is in the queue yet that tells of it
+		}
 		l.note(now, "the kernel's event queue overflowed; what was lost is scanned again")
 		l.log.Warn("the kernel's event queue overflowed; what was lost is scanned again", "path", l.pair.Source.Path,
 			"hint", "raise fs.inotify.max_queued_events if this happens often")

@@ -13,6 +13,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -72,6 +73,101 @@ func TestKernelQueueOverflowIsToldAndMadeUpFor(t *testing.T) {
 	f.seen("new/below/f")
 	f.probe()
 	f.wantFaults(1, 0)
+}
+
+// Nothing is watched while the walk goes on that makes up for an overflow: who waits for its end to say so is wrong meanwhile.
+func TestOverflowIsToldBeforeTheWalkEnds(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.mkdir("a/b")
+	var hold atomic.Bool
+	resume := make(chan struct{})
+	f.watch("inotify", func(_ *Options, tune *tuning) {
+		tune.maxPending = 20
+		tune.add = func(path string) error {
+			if hold.Load() && strings.HasSuffix(path, "/root/a") {
+				<-resume
+			}
+			return nil
+		}
+	})
+	release := sync.OnceFunc(func() { hold.Store(false); close(resume) })
+	t.Cleanup(release) // before the watcher is stopped
+	f.sync()
+	hold.Store(true)
+	for i := range 800 {
+		f.do(os.WriteFile(f.path(fmt.Sprint("f", i)), []byte("x"), 0o644))
+	}
+	f.untilFault(ErrOverflow)
+	f.mu.Lock()
+	if covered(f.events, "anything") {
+		t.Error("the walk is over already")
+	}
+	f.mu.Unlock()
+	release()
+	f.untilCovered("anything")
+	f.seen("a/b")
+	f.probe()
+}
+
+// Of each overflow there is one report, and an event of the root comes after it, from a walk that has begun after it.
+func TestEachOverflowIsToldOnceAndBeforeItsTreeEvent(t *testing.T) {
+	t.Parallel()
+	const overflow, restart, end = 'o', 'r', 'e'
+	for name, c := range map[string]struct {
+		before      func(s *inotify)
+		steps, want string // what is told in each
+	}{
+		"in quiet times":                          {func(*inotify) {}, "eore", "|fault||tree"},
+		"in the first walk":                       {func(*inotify) {}, "oere", "fault|||tree"},
+		"twice before the walk":                   {func(*inotify) {}, "eoore", "|fault|||tree"},
+		"in the walk that makes up for another":   {func(*inotify) {}, "eoroere", "|fault|||tree fault||tree"},
+		"in the walk after the root was lost":     {func(s *inotify) { s.lost = true }, "oere", "|restored tree fault||tree"},
+		"in the walk for excludes":                {func(s *inotify) { s.including = true }, "oere", "fault|||tree"},
+		"none, in the walk for excludes":          {func(s *inotify) { s.including = true }, "e", "tree"},
+		"before a walk that begins for something": {func(*inotify) {}, "eorre", "|fault|||tree"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			s := f.byHand(t)
+			c.before(s)
+			var got []string
+			for _, step := range c.steps {
+				switch step {
+				case overflow:
+					s.inbox.mu.Lock()
+					s.inbox.overflow = true
+					s.inbox.mu.Unlock()
+					f.do(s.drain(t.Context()))
+				case restart:
+					f.do(s.restart(t.Context()))
+				case end:
+					s.walk.stack = nil
+					s.endWalk()
+				}
+				s.flush()
+				var told []string
+				for _, r := range takeAll(s.out) {
+					if r.Restored {
+						told = append(told, "restored")
+					}
+					for _, e := range r.Events {
+						if e == s.wholeTree() {
+							told = append(told, "tree")
+						}
+					}
+					if r.Fault != nil {
+						told = append(told, "fault")
+					}
+				}
+				got = append(got, strings.Join(told, " "))
+			}
+			if got := strings.Join(got, "|"); got != c.want {
+				t.Errorf("told %q, want %q", got, c.want)
+			}
+		})
+	}
 }
 
 // The kernel says ENOMEM, too, when there is memory, and then not for long.

@@ -94,10 +94,11 @@ func (s *inotify) endWalk() {
 	s.attached()
 	switch {
 	case lost: // reported as Restored
-	case s.recovering:
-		s.fault(ErrOverflow, s.wholeTree())
-	case s.including:
+	case s.recovering, s.including:
 		s.emit(s.wholeTree())
+	}
+	if s.overflowed && (lost || s.recovering) {
+		s.fault(ErrOverflow) // not told in drain
 	}
 	s.recovering, s.including = false, false
 	s.reportLimit(s.poll.counts[pollLimit], s.dirs.len)

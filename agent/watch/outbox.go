@@ -5,6 +5,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 )
 
@@ -22,7 +23,8 @@ type outbox struct {
 
 	mu    sync.Mutex
 	queue []Report
-	held  int // events in queue
+	held  int  // events in queue
+	owed  bool // ErrOverflow was put without events, and the Tree event for the root was not yet
 }
 
 func newOutbox(limit int) *outbox {
@@ -33,6 +35,12 @@ func newOutbox(limit int) *outbox {
 func (o *outbox) put(r Report) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if errors.Is(r.Fault, ErrOverflow) && len(r.Events) == 0 {
+		o.owed = true
+	}
+	if o.owed {
+		o.owed = !slices.ContainsFunc(r.Events, func(e Event) bool { return e.Tree && e.Path == "" })
+	}
 	o.held += len(r.Events)
 	last := len(o.queue) - 1
 	if last >= 0 && r.Fault == nil && !r.Restored && o.queue[last].Fault == nil && !o.queue[last].Restored {
@@ -70,6 +78,10 @@ func (o *outbox) collapse() {
 	// Cookies that nobody takes away must not fill the box either; their waiters have a deadline.
 	if n := len(lost.Events); n > o.max/2 {
 		lost.Events = append(lost.Events[:1], lost.Events[n-o.max/4:]...)
+	}
+	if o.owed { // another Tree event for the root: this one stands only for what was in the box
+		lost.Fault = nil
+		standing = append(standing, Report{Fault: ErrOverflow})
 	}
 	o.queue = append([]Report{lost}, standing...)
 	o.held = len(lost.Events)

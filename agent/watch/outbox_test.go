@@ -65,6 +65,35 @@ func TestOutboxPastItsBoundTheRootStandsForAll(t *testing.T) {
 	}
 }
 
+// What is lost in the box must not look like what an overflow has promised.
+func TestOutboxPastItsBoundATreeEventIsStillToCome(t *testing.T) {
+	t.Parallel()
+	root := Event{Op: Rescan, Dir: true, Tree: true}
+	much := Report{Events: make([]Event, 30)}
+	for name, c := range map[string]struct{ put, want []Report }{
+		"it was told":                   {[]Report{{Fault: ErrOverflow}, {Events: []Event{root}}, much}, []Report{{Fault: ErrOverflow, Events: []Event{root}}}},
+		"it waits to be taken":          {[]Report{{Fault: ErrOverflow}, much}, []Report{{Events: []Event{root}}, {Fault: ErrOverflow}}},
+		"the root is lost, too":         {[]Report{{Fault: ErrOverflow}, {Fault: ErrRootLost}, much}, []Report{{Events: []Event{root}}, {Fault: ErrRootLost}, {Fault: ErrOverflow}}},
+		"a second time":                 {[]Report{{Fault: ErrOverflow}, much, much}, []Report{{Events: []Event{root}}, {Fault: ErrOverflow}}},
+		"the root was lost, and is not": {[]Report{{Fault: ErrOverflow}, {Restored: true, Events: []Event{root}}, much}, []Report{{Fault: ErrOverflow, Events: []Event{root}}, {Restored: true}}},
+	} {
+		o := newOutbox(20)
+		for _, r := range c.put {
+			o.put(r)
+		}
+		if diff := cmp.Diff(c.want, takeAll(o), cmpopts.EquateErrors()); diff != "" {
+			t.Errorf("%s: reports (-want +got):\n%s", name, diff)
+		}
+	}
+	o := newOutbox(20)
+	o.put(Report{Fault: ErrOverflow})
+	takeAll(o)
+	o.put(much)
+	if diff := cmp.Diff([]Report{{Events: []Event{root}}, {Fault: ErrOverflow}}, takeAll(o), cmpopts.EquateErrors()); diff != "" {
+		t.Errorf("the fault was taken: reports (-want +got):\n%s", diff)
+	}
+}
+
 func TestOutboxIsBoundedWhateverWaits(t *testing.T) {
 	t.Parallel()
 	for name, r := range map[string]Report{

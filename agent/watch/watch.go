@@ -54,8 +54,9 @@ type Event struct {
 // Report is one delivery of a Watcher: events in the order of the kernel's queue, and at most one fault.
 type Report struct {
 	Events []Event
-	// Fault is what made the watch weaker: ErrOverflow (momentary; Events then has a Tree event for what was lost),
-	// a *LimitError or ErrRootLost (stands until a Report with Restored set, or until another fault takes its place).
+	// Fault is what made the watch weaker: ErrOverflow (momentary; Events then has a Tree event for what was lost, or is empty:
+	// the Tree event, for the root, comes when all is watched again), a *LimitError or ErrRootLost (stands until a Report with
+	// Restored set, or until another fault takes its place).
 	Fault    error
 	Restored bool // the standing fault has ended
 }

@@ -55,7 +55,7 @@ type inotify struct {
 	dropped    int
 
 	overflowed bool        // events were lost, and again will fire
-	recovering bool        // the walk is for lost events: it ends with a Tree event for the root, and ErrOverflow
+	recovering bool        // the walk is for lost events: it ends with a Tree event for the root
 	including  bool        // the walk is for excludes that exclude less: it ends with a Tree event for the root
 	again      *time.Timer // when to begin again after an overflow
 }
@@ -233,6 +233,12 @@ func (s *inotify) drain(ctx context.Context) error {
 	// First, so that no cookie among the events passes what was lost before it.
 	if overflow && !s.overflowed {
 		s.overflowed = true
+		// The Tree event of a walk that goes on does not stand for what is lost in it. Where that event is awaited, the fault is
+		// told behind it; else there is none before that of the next walk.
+		if !s.lost && !s.recovering {
+			s.fault(ErrOverflow)
+			s.including = false
+		}
 		if !s.walk.active {
 			s.beginAgain()
 		}
