@@ -3,6 +3,7 @@
 package pair
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -111,7 +112,7 @@ var refusedOption = []struct{ names, msg, hint string }{
 	{"--super --fake-super", "it belongs to the module on the backup host", "write backup.uid"},
 	{"--log-file --log-file-format --out-format -v --verbose -q --quiet --info --debug --stderr --stats --progress -i --itemize-changes -h --human-readable -8 --8-bit-output --outbuf --msgs2stderr --no-motd", "lockstep reads what rsync prints", ""},
 	{"--sockopts", "lockstep sets TCP_NODELAY itself", ""},
-	{"-a --archive -r --recursive -l --links -p --perms -t --times -g --group -o --owner -D --devices --specials -R --relative", "lockstep gives it already", "remove it"},
+	{"-a --archive -r --recursive -l --links -p --perms -t --times -g --group -o --owner -D --devices --specials -R --relative", "lockstep gives it already", ""},
 	{"--stop-after --time-limit --stop-at", "a batch would be cut short", ""},
 }
 
@@ -150,7 +151,7 @@ func checkOption(s string) (name, msg, hint string) {
 		for pattern := range strings.FieldsSeq(r.names) {
 			prefix, wild := strings.CutSuffix(pattern, "*")
 			if first == pattern || wild && strings.HasPrefix(name, prefix) {
-				return name, fmt.Sprintf("%q is refused: %s", s, r.msg), r.hint
+				return name, fmt.Sprintf("%q is refused: %s", s, r.msg), cmp.Or(r.hint, "remove it")
 			}
 		}
 	}

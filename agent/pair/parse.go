@@ -183,7 +183,7 @@ func (d *decoder) object(fields []field, n *yaml.Node, path string) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		if k.Kind != yaml.ScalarNode {
-			d.add(k, path, "a key is "+kind(k)+", not a name", "")
+			d.add(k, path, "a key is "+kind(k)+", not a name", "write field: value; quote a text that begins with [ or {")
 			continue
 		}
 		at := join(path, k.Value)

@@ -60,7 +60,7 @@ func (v *validator) pattern(at, s string) bool {
 	case !utf8.ValidString(s), strings.ContainsRune(s, utf8.RuneError):
 		v.add(at, "is not UTF-8 text", "write ? or * in place of the bytes that are not")
 	case len(s) > maxText:
-		v.add(at, fmt.Sprintf("is longer than %d bytes; rsync would drop it", maxText), "")
+		v.add(at, fmt.Sprintf("is longer than %d bytes; rsync would drop it", maxText), "write a shorter one")
 	default:
 		return true
 	}

@@ -191,7 +191,7 @@ func (v *validator) path(field, s, missing string) bool {
 	case path.Clean(s) != s:
 		v.add(field, fmt.Sprintf("%q is not in its shortest form", s), "write "+path.Clean(s))
 	case len(s) > maxText:
-		v.add(field, fmt.Sprintf("is longer than %d bytes", maxText), "")
+		v.add(field, fmt.Sprintf("is longer than %d bytes", maxText), "write a shorter one")
 	case below(s, virtualDirs...) && !below(s, dataDirs...):
 		v.add(field, s+" is made by the kernel or lives in memory; it is not data", "write a directory with data, as in /data")
 	case below(s, ownDirs...):

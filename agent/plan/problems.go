@@ -233,7 +233,7 @@ func BackupProblems(p pair.Pair, f Facts) []pair.Problem {
 		ps.add("backup.path", err.Error(), "choose another directory")
 	}
 	if err := rsyncd.CheckModuleName(p.Backup.Module); err != nil {
-		ps.add("backup.module", err.Error(), "")
+		ps.add("backup.module", err.Error(), "choose another name in backup.module")
 	}
 	if f.NoUser != "" {
 		ps.add("backup.uid", fmt.Sprintf("the backup host has no user %q", f.NoUser), "create it, or write root")

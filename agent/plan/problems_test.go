@@ -279,7 +279,7 @@ func TestWhatRsyncdConfCannotSayIsTold(t *testing.T) {
 	p := sampleAt(t, "/data", "/b ")
 	p.Backup.Module = "a]"
 	want := "backup.path: value \"/b \": white space at an end is lost\n  choose another directory\n" +
-		"backup.module: module name \"a]\": a name has letters, digits, dots, - and _\n"
+		"backup.module: module name \"a]\": a name has letters, digits, dots, - and _\n  choose another name in backup.module\n"
 	if diff := cmp.Diff(want, told(plan.BackupProblems(p, able(p)))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -262,7 +262,7 @@ func (im *importer) param(e *element, setting string, o option, ordered bool) {
 		name, problem := pair.CheckOption(text)
 		if problem != nil {
 			msg := problem.Msg
-			if problem.Hint != "" {
+			if problem.Hint != "" && problem.Hint != "remove it" { // the import has
 				msg += "; " + problem.Hint
 			}
 			im.note(e, setting, Refused, "", "%s", strings.TrimPrefix(strings.TrimPrefix(msg, fmt.Sprintf("%q is refused: ", text)), fmt.Sprintf("%q ", text)))
