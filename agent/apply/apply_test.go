@@ -213,15 +213,18 @@ func TestSealedPasswordOpensForOnePairOnOneHostOnly(t *testing.T) {
 	box := mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: key}).SealedPassword
 	damaged := []byte(box)
 	damaged[40] = 'A' + 'B' - min(max(damaged[40], 'A'), 'B') // another letter than it was
-	for name, req := range map[string]plan.Request{
-		"of another pair": {Pair: mail, SealedPassword: box},
-		"damaged":         {Pair: p, SealedPassword: string(damaged)},
-		"not base64":      {Pair: p, SealedPassword: "%"},
-		"other password":  {Pair: p, SealedPassword: box, Password: "correct horse"},
+	for name, tt := range map[string]struct {
+		req  plan.Request
+		hint string
+	}{
+		"of another pair":  {plan.Request{Pair: mail, SealedPassword: box}, "with this host's public key"},
+		"damaged":          {plan.Request{Pair: p, SealedPassword: string(damaged)}, "with this host's public key"},
+		"a file without @": {plan.Request{Pair: p, SealedPassword: "data.sealed"}, "or @FILE with that in it"},
+		"another password": {plan.Request{Pair: p, SealedPassword: box, Password: "correct horse"}, "the same password"},
 	} {
 		before := source.Changes()
-		reply := run(m.source, plan.Apply, plan.Source, req)
-		if len(reply.Problems) != 1 || reply.Problems[0].Path != "secret" || source.Changes() != before {
+		reply := run(m.source, plan.Apply, plan.Source, tt.req)
+		if len(reply.Problems) != 1 || reply.Problems[0].Path != "secret" || !strings.Contains(reply.Problems[0].Hint, tt.hint) || source.Changes() != before {
 			t.Errorf("%s: %+v", name, reply.Problems)
 		}
 	}
@@ -233,8 +236,11 @@ func TestSealedPasswordOpensForOnePairOnOneHostOnly(t *testing.T) {
 	if _, ok := other.Files[plan.SecretFile("data")]; ok {
 		t.Error("another host has the secret")
 	}
-	if reply := run(m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: "AAAA"}); len(reply.Problems) != 1 {
-		t.Errorf("bad recipient: %+v", reply)
+	for _, bad := range []string{"AAAA", "nfs01.key"} {
+		if reply := run(m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: bad}); len(reply.Problems) != 1 ||
+			reply.Problems[0].Msg != "--recipient is not a public key of a source host" || !strings.Contains(reply.Problems[0].Hint, "or @FILE") {
+			t.Errorf("recipient %q: %+v", bad, reply.Problems)
+		}
 	}
 }
 
@@ -930,6 +936,10 @@ func TestDamagedHostKeyIsReplacedAndAFailureKeepsIt(t *testing.T) {
 	mustExchange(t, m, plan.Request{Pair: dataPair()})
 	source.Edit(plan.HostKeyFile, func(string) string { return plan.Header("") + "%\n" })
 	before := source.Snapshot()
+	if reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: dataPair(), SealedPassword: "AAAA"}); len(reply.Problems) != 1 ||
+		!strings.Contains(reply.Problems[0].Hint, "--prepare makes a new one") {
+		t.Errorf("%+v", reply.Problems)
+	}
 	source.Before = func(what string) error {
 		if what == "write "+plan.HostKeyFile {
 			source.Before = nil

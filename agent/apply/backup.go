@@ -96,7 +96,7 @@ func (s *session) backup(ctx context.Context) error {
 			box, err = seal(to, p.Name, newest, hostKeys)
 		}
 		if err != nil {
-			return stop("secrets", err.Error(), "give what apply --prepare prints on the source host")
+			return stop("secrets", err.Error(), "give what lockstep apply --role source --definition FILE --prepare prints, or @FILE with that in it")
 		}
 	}
 	s.rec.setPair(p.Name, plan.Backup, s.backupRecord(secrets, inputs, box != ""))

@@ -15,8 +15,8 @@ func (s *session) unknownToSource(newest plan.Secret) (ws []plan.Problem) {
 	made := s.rec.Pairs[p.Name][plan.Backup].Secrets[newest.User] != s.rec.digest(secretLine(newest))
 	if made && s.req.Recipient == "" && s.req.Password == "" {
 		w := plan.Problem{Path: "secrets", Msg: "a new password was made; the source host does not have it yet",
-			Hint: "bring it over: on the source host, lockstep apply --role source --prepare prints a KEY; here, lockstep apply --role backup --recipient KEY" +
-				" prints a TEXT; on the source host, lockstep apply --role source --sealed-password TEXT"}
+			Hint: "bring it over: on the source host, lockstep apply --role source --definition FILE --prepare prints a KEY; here, lockstep apply --role backup" +
+				" --definition FILE --recipient KEY prints a TEXT; on the source host, lockstep apply --role source --definition FILE --sealed-password TEXT"}
 		if s.cmd.Verb == plan.Plan {
 			w.Msg = "apply would make a new password, which the source host does not have"
 		}

@@ -93,7 +93,7 @@ func recipient(text string) (seal, sshKey string, err error) {
 	}
 	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(sshKey))
 	if err != nil || len(options) > 0 || key.Type() != ssh.KeyAlgoED25519 {
-		return "", "", errors.New("recipient has an ssh key that no source host made")
+		return "", "", errors.New("--recipient has an ssh key that no source host made")
 	}
 	return seal, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), nil
 }

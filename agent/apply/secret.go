@@ -40,12 +40,12 @@ type sealed struct {
 
 func seal(recipient, pairName string, s plan.Secret, hostKeys []string) (string, error) {
 	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(recipient))
-	if err != nil {
-		return "", fmt.Errorf("recipient is not base64: %w", err)
+	var key hpke.PublicKey
+	if err == nil {
+		key, err = kem.NewPublicKey(raw)
 	}
-	key, err := kem.NewPublicKey(raw)
 	if err != nil {
-		return "", fmt.Errorf("recipient is not a public key of a source host: %w", err)
+		return "", errors.New("--recipient is not a public key of a source host")
 	}
 	text, err := json.Marshal(sealed{s.User, s.Password, s.Key, hostKeys})
 	if err != nil {
@@ -172,7 +172,8 @@ func (s *session) hostKey() (hpke.PrivateKey, error) {
 	}
 	key, err := parseHostKey(f.Data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", plan.HostKeyFile, err)
+		return nil, stop("secret", fmt.Sprintf("%s: %v", plan.HostKeyFile, err),
+			"lockstep apply --role source --definition FILE --prepare makes a new one; seal the password anew with it")
 	}
 	return key, nil
 }

@@ -4,6 +4,7 @@ package apply
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -174,7 +175,11 @@ func (s *session) sourceSecret() (secret *plan.Secret, hostKeys []string, edited
 		}
 		opened, hostKeys, err := open(key, p.Name, s.req.SealedPassword)
 		if err != nil {
-			return nil, nil, edited, stop("secret", "--sealed-password: "+err.Error(), "apply the backup role again with this host's public key")
+			hint := "apply the backup role again with this host's public key"
+			if _, ok := errors.AsType[base64.CorruptInputError](err); ok {
+				hint = "give what lockstep apply --role backup --recipient printed, or @FILE with that in it"
+			}
+			return nil, nil, edited, stop("secret", "--sealed-password: "+err.Error(), hint)
 		}
 		if s.req.Password != "" && s.req.Password != opened.Password {
 			return nil, nil, edited, stop("secret", "the backup host has another password than the one given", "apply the backup role with the same password first")
@@ -318,5 +323,9 @@ func (s *session) tryLogin(ctx context.Context, secret *plan.Secret, known []byt
 		return stop("source.address", fmt.Sprintf("%s: the backup host has no such module, or does not let the source host in, which dials%s while source.address is %s",
 			at, from, p.Source.Address), "write the address that the backup host sees in source.address, and apply the backup role first")
 	}
-	return stop("backup.address", fmt.Sprintf("%s: %s", at, refused.Reply), "")
+	log := "journalctl -u " + strings.TrimSuffix(unit.RsyncdName, ".service")
+	if plan.BySSH(p) {
+		log = "journalctl -t rsyncd" // its tag in syslog
+	}
+	return stop("backup.address", fmt.Sprintf("%s: %s", at, refused.Reply), "the log of the rsync daemon on the backup host tells more: "+log)
 }

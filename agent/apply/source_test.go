@@ -51,6 +51,26 @@ func TestAnotherDirectoryAtTheSourcePathIsAProblem(t *testing.T) {
 	}
 }
 
+// unwell is a host whose logins get an answer that says little.
+type unwell struct{ host.System }
+
+func (unwell) Login(context.Context, host.Login) error {
+	return &host.LoginError{Reply: "chroot failed"}
+}
+
+func TestAnAnswerThatSaysLittleLeadsToTheLog(t *testing.T) {
+	eachTransport(t, func(t *testing.T, p plan.Definition) {
+		_, _, m := two()
+		key := mustRun(t, m.source, plan.Apply, plan.Source, plan.Request{Pair: p, Prepare: true}).PublicKey
+		box := mustRun(t, m.backup, plan.Apply, plan.Backup, plan.Request{Pair: p, Recipient: key}).SealedPassword
+		m.source.System = unwell{m.source.System}
+		reply := run(m.source, plan.Apply, plan.Source, plan.Request{Pair: p, SealedPassword: box})
+		if len(reply.Problems) != 1 || !strings.Contains(reply.Problems[0].Msg, "chroot failed") || !strings.Contains(reply.Problems[0].Hint, "journalctl -") {
+			t.Errorf("%v", problems(reply))
+		}
+	})
+}
+
 // busy is a host whose units run and have not got ready.
 type busy struct {
 	host.Units

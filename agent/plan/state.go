@@ -83,7 +83,7 @@ type Runs struct {
 	Load  string `json:"load"`
 }
 
-// Paths on a host; see DESIGN.md.
+// Paths on a host; see lockstep(8) FILES.
 const (
 	EtcDir         = "/etc/lockstep"
 	PairsDir       = "/etc/lockstep/pairs"

@@ -55,11 +55,13 @@ type doctor struct {
 }
 
 func runDoctor(ctx context.Context, std stdio, args []string) error {
-	f := newPairFlags(std, "doctor", "[NAME] [--json] [--definition FILE --password-file FILE]")
+	f := newPairFlags(std, "doctor", "[NAME] [--json] [--definition FILE --password-file FILE [--ssh-key FILE --known-hosts FILE]]")
 	d := &doctor{std: std}
 	asJSON := f.Bool("json", false, "print JSON")
 	f.StringVar(&d.files.definition, "definition", "", "pair definition `file` (default "+plan.DefinitionFile("NAME")+")")
 	f.StringVar(&d.files.password, "password-file", "", "rsync password `file` (default "+plan.SecretFile("NAME")+")")
+	f.StringVar(&d.files.sshKey, "ssh-key", "", "private key `file`, with transport ssh (default "+plan.SSHKeyFile("NAME")+")")
+	f.StringVar(&d.files.knownHosts, "known-hosts", "", "`file` with the backup host's keys, with transport ssh (default "+plan.KnownHostsFile("NAME")+")")
 	f.StringVar(&d.rsync, "rsync", "", "rsync `binary` (default: the one in PATH)")
 	durationVar(f.FlagSet, &d.timeout, "timeout", 10*time.Second, "a step that waits longer than this `time` has failed")
 	name, err := f.parse(args)
@@ -77,8 +79,17 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 		d.name = name
 		d.files.definition = cmp.Or(d.files.definition, plan.DefinitionFile(name))
 		d.files.password = cmp.Or(d.files.password, plan.SecretFile(name))
-		d.files.sshKey, d.files.knownHosts = plan.SSHKeyFile(name), plan.KnownHostsFile(name)
+		d.files.sshKey = cmp.Or(d.files.sshKey, plan.SSHKeyFile(name))
+		d.files.knownHosts = cmp.Or(d.files.knownHosts, plan.KnownHostsFile(name))
 		d.files.runtime = cmp.Or(d.files.runtime, filepath.Join(runRoot, name))
+	}
+	for _, file := range []*string{&d.files.password, &d.files.sshKey, &d.files.knownHosts} { // rsync and ssh run in another directory
+		if *file == "" {
+			continue
+		}
+		if *file, err = filepath.Abs(*file); err != nil {
+			return err
+		}
 	}
 	if d.machine, err = host.New(); err != nil {
 		return err
@@ -202,6 +213,10 @@ func (d *doctor) definition() bool {
 	d.pair = p
 	if d.name != "" && p.Name != d.name {
 		d.tell("definition", levelFail, fmt.Sprintf("%s: name is %q", d.files.definition, p.Name), "name the file as the pair")
+		return false
+	}
+	if p.Transport == pair.SSH && (d.files.sshKey == "" || d.files.knownHosts == "") {
+		d.tell("definition", levelFail, d.files.definition+": transport is ssh, and which key logs in to which host is not known here", "give --ssh-key and --known-hosts")
 		return false
 	}
 	if p.HooksOnly() {

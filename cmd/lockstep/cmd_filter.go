@@ -30,11 +30,12 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 		return nil
 	})
 	definition := flags.String("definition", "", "take the patterns from this pair definition `FILE`")
-	if err := flags.Parse(args[1:]); err != nil {
+	paths, err := parseMixed(flags, args[1:])
+	if err != nil {
 		return flagError(err)
 	}
 	switch {
-	case flags.NArg() == 0:
+	case len(paths) == 0:
 		return usageError(errors.New("filter test: no PATH given"))
 	case *definition != "" && len(patterns) > 0:
 		return usageError(errors.New("filter test: --exclude and --definition exclude each other"))
@@ -58,7 +59,7 @@ func runFilter(_ context.Context, std stdio, args []string) error {
 	if err != nil {
 		return usageError(err)
 	}
-	for _, arg := range flags.Args() {
+	for _, arg := range paths {
 		path, dir, err := testedPath(root, arg)
 		if err != nil {
 			return usageError(err)

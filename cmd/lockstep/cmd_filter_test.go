@@ -35,6 +35,7 @@ func TestFilterTestTellsWhichPatternExcludes(t *testing.T) {
 			"a.tmp: excluded by *.tmp\nd/.cache/x: excluded by .cache/\n.cache: included\nb: included\n", ""},
 		{"definition", []string{"--definition", definition, dir + "/src/a.tmp", ".cache", "x"}, exitOK,
 			dir + "/src/a.tmp: excluded by *.tmp\n.cache: excluded by .cache/\nx: included\n", "1 filter rules"},
+		{"patterns after the paths", []string{"a.o", "--exclude", "*.o", "b"}, exitOK, "a.o: excluded by *.o\nb: included\n", ""},
 		{"odd name", []string{"--exclude", "*", "a\nb"}, exitOK, "\"a\\nb\": excluded by *\n", ""},
 		{"name that turns text around", []string{"--exclude", "*", "a\u202eb"}, exitOK, "\"a\\u202eb\": excluded by *\n", ""},
 		{"no path", []string{"--exclude", "*"}, exitUsage, "", "no PATH given"},

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/lockstep-sync/lockstep/agent/apply"
 	"github.com/lockstep-sync/lockstep/agent/host"
 	"github.com/lockstep-sync/lockstep/agent/plan"
@@ -22,7 +24,7 @@ import (
 )
 
 const hostHelp = `
-A request (JSON, see DESIGN.md) or a pair definition (YAML) is read from standard input, unless
+A pair definition (YAML), or a request (JSON) as Terraform and Ansible send it, is read from standard input, unless
 --definition names a file. The reply is for people, or one JSON object with --json. Needs root.
 `
 
@@ -35,9 +37,9 @@ Two hosts by hand, from one data.yaml:
            makes the module, and a password that only the source host can open
   source#  lockstep apply --role source --definition data.yaml --sealed-password @data.sealed
 
-What is passed between the hosts is not secret. After the first time, "lockstep apply" alone puts back
-what was changed by hand, on either host; only a lost password needs the exchange again. To rotate it, add
---rotate to the second command, and end with the fingerprint that the third one prints:
+What is passed between the hosts is not secret. After the first time, lockstep apply with only --role and
+--definition puts back what was changed by hand, on either host; only a lost password needs the exchange
+again. To rotate it, add --rotate to the second command, and end with the fingerprint that the third prints:
 
   backup#  lockstep apply --role backup --definition data.yaml --fingerprint FINGERPRINT
 
@@ -113,7 +115,7 @@ func parseHostFlags(std stdio, verb plan.Verb, args []string) (hostFlags, error)
 	case f.role != string(plan.Source) && f.role != string(plan.Backup):
 		return f, usageError(fmt.Errorf("%q is no role\nhint: write --role source or --role backup", f.role))
 	case f.name != "" && !plan.ValidName(f.name):
-		return f, usageError(fmt.Errorf("%q is not a name of a pair", f.name))
+		return f, notAName(f.name)
 	}
 	return f, f.ofTheOtherRole()
 }
@@ -234,6 +236,14 @@ func (f hostFlags) request(std stdio, verb plan.Verb) (plan.Request, plan.Reply,
 	if f.name != "" {
 		return plan.Request{Protocol: plan.Protocol, Pair: plan.Definition{Name: f.name}}, empty, nil
 	}
+	if in, ok := std.in.(*os.File); ok && f.definition == "" && term.IsTerminal(int(in.Fd())) {
+		hint := "write --definition FILE, or give the definition on standard input"
+		if verb == plan.Read || verb == plan.Destroy {
+			hint = "name the pair, as lockstep " + string(verb) + " --role " + f.role + " NAME; or " + hint
+		}
+		empty.Problems = plan.Problems{{Msg: "no definition was given", Hint: hint}}
+		return plan.Request{}, empty, nil
+	}
 	data, err := readInput(std, cmp.Or(f.definition, "-"))
 	if err != nil {
 		return plan.Request{}, empty, err
@@ -241,25 +251,25 @@ func (f hostFlags) request(std stdio, verb plan.Verb) (plan.Request, plan.Reply,
 	req, problems := plan.ParseRequest(data, verb)
 	empty.Problems = problems
 	for _, field := range []struct {
-		from string
-		to   *string
-	}{{f.recipient, &req.Recipient}, {f.sealed, &req.SealedPassword}, {f.fingerprint, &req.Fingerprint}} {
+		name, from string
+		to         *string
+	}{{"recipient", f.recipient, &req.Recipient}, {"sealed-password", f.sealed, &req.SealedPassword}, {"fingerprint", f.fingerprint, &req.Fingerprint}} {
 		if field.from == "" {
 			continue
 		}
 		if *field.to, err = textOrFile(field.from); err != nil {
-			return req, empty, err
+			return req, empty, fmt.Errorf("--%s: %w", field.name, err)
 		}
 	}
 	if f.password != "" {
 		text, err := os.ReadFile(f.password)
 		if err != nil {
-			return req, empty, err
+			return req, empty, fmt.Errorf("--password-file: %w", err)
 		}
 		req.Password, _, _ = strings.Cut(string(text), "\n")
 		req.Password = strings.TrimSuffix(req.Password, "\r")
 		if req.Password == "" {
-			return req, empty, fmt.Errorf("%s: the first line is empty", f.password)
+			return req, empty, fmt.Errorf("--password-file %s: the first line is empty\nhint: write the password into its first line", f.password)
 		}
 	}
 	req.Rotate, req.Prepare = req.Rotate || f.rotate, req.Prepare || f.prepare
@@ -312,8 +322,8 @@ func printReply(std stdio, verb plan.Verb, role plan.Role, req plan.Request, rep
 	case req.Prepare:
 		fmt.Fprintln(std.out, reply.PublicKey)
 		fmt.Fprintf(std.err, "standard output was this host's public key; pair %q is applied on this host once it has a password\n"+
-			"hint: give the key to lockstep apply --role backup --recipient on the backup host, and what that prints to\n"+
-			"      lockstep apply --role source --sealed-password here\n", name)
+			"hint: on the backup host, give the key to lockstep apply --role backup --definition FILE --recipient KEY,\n"+
+			"      and here, what that prints to lockstep apply --role source --definition FILE --sealed-password TEXT\n", name)
 	case verb == plan.Plan && !reply.Changed:
 		fmt.Fprintf(tell, "pair %q: nothing to change on this %s host\n", name, role)
 	case verb == plan.Plan:

@@ -58,7 +58,7 @@ func TestHostCommandsRefuseWhatTheyCannotUnderstand(t *testing.T) {
 		{"", []string{"apply", "--definition", missing, "--role", "source", "--recipient", "x"}, exitUsage, []string{"--recipient is for the backup host"}},
 		{"", []string{"apply", "--definition", missing, "--role", "source", "--rotate"}, exitUsage, []string{"--rotate is for the backup host, not with --role source"}},
 		{"", []string{"apply", "--definition", missing, "--role", "source", "--fingerprint", "x"}, exitUsage, []string{"--fingerprint is for the backup host"}},
-		{"", []string{"destroy", "--role", "source", "../etc"}, exitUsage, []string{`"../etc" is not a name`}},
+		{"", []string{"destroy", "--role", "source", "../etc"}, exitUsage, []string{`"../etc" is not the name`}},
 		{"", []string{"apply", "--role", "source"}, exitUsage, []string{"standard input is empty", "--definition"}},
 		{"", []string{"read", "--role", "source"}, exitUsage, []string{"standard input is empty", "name the pair, as lockstep read --role ROLE NAME; or"}},
 		{"", []string{"destroy", "--role", "source"}, exitUsage, []string{"standard input is empty", "lockstep destroy --role ROLE NAME"}},

@@ -68,7 +68,7 @@ func runRun(ctx context.Context, std stdio, args []string) error {
 		return cannotStart(std.err, name, err)
 	}
 	if name != "" && p.Name != name {
-		return cannotStart(std.err, name, fmt.Errorf("%s: name is %q, want %q as the file is called", files.definition, p.Name, name))
+		return cannotStart(std.err, name, fmt.Errorf("%s: name is %q, want %q as the file is called\nhint: lockstep apply --role source --definition FILE writes it anew", files.definition, p.Name, name))
 	}
 	if noPassword && !p.HooksOnly() {
 		return usageError(errRunNeeds)
@@ -137,7 +137,7 @@ func cannotStart(w io.Writer, pair string, err error) error {
 	return &statusError{status: exitConfig}
 }
 
-var errRunNeeds = errors.New("run needs the name of a pair, or --definition, --password-file, --state-dir and --runtime-dir\nhint: a pair with transport none needs no --password-file")
+var errRunNeeds = errors.New("run needs the name of a pair, or --definition, --password-file, --state-dir and --runtime-dir\nhint: a pair with transport none needs no --password-file; one with transport ssh also needs --ssh-key and --known-hosts")
 
 // login returns the user that goes with the password. Without a backup there is neither.
 func (files *runFiles) login(p pair.Pair) (user string, err error) {

@@ -30,6 +30,9 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	if *asJSON && *live || *asJSON && *plugin || *live && *plugin {
 		return usageError(errors.New("--json, --watch and --nagios are three answers: give one of them"))
 	}
+	if !*plugin && f.given("max-lag") {
+		return usageError(errors.New("--max-lag is for --nagios\nhint: write lockstep status --nagios --max-lag TIME"))
+	}
 	if *plugin && name == "" && f.runtimeDir == "" {
 		return nagios(ctx, std, agents(""), maxLag)
 	}

@@ -66,7 +66,7 @@ func (d *doctor) provisioned(ctx context.Context) {
 			continue
 		}
 		well = false
-		d.tell("module", levelFail, fmt.Sprintf("%s: %s is not as apply made it", c.Object, c.Path), "lockstep plan --role backup shows how; "+again)
+		d.tell("module", levelFail, fmt.Sprintf("%s: %s is not as apply made it", c.Object, c.Path), "lockstep plan --role backup --definition "+d.files.definition+" shows how; "+again)
 	}
 	if well {
 		d.tell("module", levelOK, fmt.Sprintf("module %s and its secrets are as apply made them", d.pair.Backup.Module), "")
@@ -117,7 +117,7 @@ func (d *doctor) directory() bool {
 	case errors.Is(err, fs.ErrNotExist):
 		do := "mount it"
 		if !d.stuck {
-			do += "; or lockstep apply --role backup makes an empty one"
+			do += "; or lockstep apply --role backup --definition " + d.files.definition + " makes an empty one"
 		}
 		d.tell("directory", levelFail, d.pair.Backup.Path+" is missing: is its disk mounted?", do)
 	case err != nil:

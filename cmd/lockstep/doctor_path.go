@@ -58,7 +58,7 @@ func (d *doctor) password() bool {
 	info, err := os.Stat(d.files.password)
 	switch {
 	case err != nil:
-		d.failure("password", err, "run doctor as root; lockstep apply --role source makes the file")
+		d.failure("password", err, "run doctor as root; lockstep apply --role source --definition "+d.files.definition+" makes the file")
 	case info.Mode().Perm()&0o007 != 0:
 		d.tell("password", levelFail, fmt.Sprintf("%s may be read by others (mode %04o), and rsync does not take it", d.files.password, info.Mode().Perm()),
 			"chmod 0600 "+d.files.password)

@@ -66,7 +66,7 @@ func (d *doctor) unit(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	u, err := d.machine.Units.Unit(ctx, name)
-	switch apply := "lockstep apply --role source puts it back"; {
+	switch apply := "lockstep apply --role source --definition " + d.files.definition + " puts it back"; {
 	case err != nil:
 		d.tell("unit", levelSkip, strings.ReplaceAll(err.Error(), "\n", "; "), "")
 	case u.Masked:
@@ -139,7 +139,7 @@ func (d *doctor) limits(ctx context.Context) {
 		atLeast = "at least "
 	}
 	saw := fmt.Sprintf("inotify needs %s%d watches for %s, %s allows %d", atLeast, facts.Count, d.pair.Source.Path, plan.MaxUserWatches, limit)
-	switch do := fmt.Sprintf("sysctl -w %s=%d, and lockstep apply --role source for the next boot", plan.MaxUserWatches, 4*max(facts.Count, 1<<16)); {
+	switch do := fmt.Sprintf("sysctl -w %s=%d, and lockstep apply --role source --definition %s for the next boot", plan.MaxUserWatches, 4*max(facts.Count, 1<<16), d.files.definition); {
 	case limit == 0:
 		d.tell("limits", levelSkip, plan.MaxUserWatches+" cannot be read here", "")
 	case facts.Count > limit:

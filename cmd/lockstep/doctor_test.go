@@ -320,7 +320,7 @@ func TestDoctorAdvisesNoApplyThatWouldBeRefused(t *testing.T) {
 			t.Errorf("%+v, want to do %q; all: %+v", f, do, d.findings)
 		}
 	}
-	look("mount it; or lockstep apply --role backup makes an empty one")
+	look("mount it; or lockstep apply --role backup --definition " + d.files.definition + " makes an empty one")
 	d.provisioned(t.Context()) // there is no rsync on that host, for one
 	look("mount it")
 }

@@ -85,9 +85,20 @@ func (f *pairFlags) parse(args []string) (name string, err error) {
 		return "", err
 	}
 	if filepath.Base(name) != name && name != "" {
-		return "", usageError(fmt.Errorf("%q is not the name of a pair", name))
+		return "", notAName(name)
 	}
 	return name, nil
+}
+
+// given is whether a flag is on the command line, be it with its preset.
+func (f *pairFlags) given(name string) bool {
+	found := false
+	f.Visit(func(flag *flag.Flag) { found = found || flag.Name == name })
+	return found
+}
+
+func notAName(name string) error {
+	return usageError(fmt.Errorf("%q is not the name of a pair\nhint: a name has a-z, 0-9 and -; lockstep status lists the pairs of this host", name))
 }
 
 // one returns the client for the one agent that the arguments name: by name, by its runtime directory, or because it is

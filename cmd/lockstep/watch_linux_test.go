@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -113,5 +114,31 @@ func TestTheLiveViewOnATerminal(t *testing.T) {
 	}
 	if _, after, _ := strings.Cut(got, restored); strings.TrimSpace(after) != `pair "data": behind: 214 paths, the oldest for 2.41s` {
 		t.Errorf("it leaves %q", after)
+	}
+}
+
+// Nobody types a definition into a terminal: an option that was left out is told, and not waited for.
+func TestADefinitionIsNotReadFromATerminal(t *testing.T) {
+	t.Parallel()
+	_, slave := pty(t)
+	for _, tc := range []struct{ verb, hint string }{
+		{"plan", "write --definition FILE, or give"}, {"apply", "write --definition FILE, or give"},
+		{"read", "name the pair, as lockstep read --role source NAME; or write --definition FILE"},
+		{"destroy", "name the pair, as lockstep destroy --role source NAME; or write --definition FILE"},
+	} {
+		ended := make(chan string, 1)
+		go func() {
+			var out, errs bytes.Buffer
+			status := dispatch(t.Context(), stdio{slave, &out, &errs}, []string{tc.verb, "--role", "source"})
+			ended <- fmt.Sprint(status, " ", errs.String())
+		}()
+		select {
+		case got := <-ended:
+			if !strings.HasPrefix(got, fmt.Sprint(exitUsage)) || !strings.Contains(got, "no definition was given\n  hint: "+tc.hint) {
+				t.Errorf("%s: %s", tc.verb, got)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s waits for a terminal", tc.verb)
+		}
 	}
 }
