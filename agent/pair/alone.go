@@ -38,7 +38,7 @@ func (v *validator) hooksOnly(p Pair) {
 		}
 	}
 	if len(p.Hooks) == 0 {
-		v.add("hooks", "is empty, so a pair with transport none would do nothing", "write whom to tell; see docs/hooks.md")
+		v.add("hooks", "is empty, so a pair with transport none would do nothing", "write whom to tell; see lockstep.yaml(5)")
 	}
 	v.hooks(p)
 }

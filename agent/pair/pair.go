@@ -63,7 +63,7 @@ type Auth struct {
 
 // Delete bounds what a deletion in the source may do to the backup.
 type Delete struct {
-	Enabled    bool `json:"enabled"`   // false: the backup only ever gains
+	Enabled    bool `json:"enabled"`   // false: nothing is ever deleted on the backup
 	MaxFiles   int  `json:"max_files"` // a deletion over BOTH limits is held until approved
 	MaxPercent int  `json:"max_percent"`
 }

@@ -119,7 +119,7 @@ func (im *importer) inotify(root *element) {
 	if im.deletes {
 		im.note(at["delete"], "inotify/delete", Kept, "delete.enabled", "true. New beside it: deletions over delete.max_files and delete.max_percent are held until approved; sersync had no bound")
 	} else {
-		im.note(at["delete"], "inotify/delete", Kept, "delete.enabled", "false: the backup only ever gains")
+		im.note(at["delete"], "inotify/delete", Kept, "delete.enabled", "false: nothing is ever deleted on the backup")
 	}
 	if on["createFolder"] {
 		kept("createFolder", "create")

@@ -27,7 +27,7 @@ const (
 	exitFailure   = 1
 	exitUsage     = 2  // bad flags, or a definition with problems
 	exitNotInStep = 3  // status: starting, behind, degraded or paused
-	exitHeld      = 4  // status: deletions are held
+	exitHeld      = 4  // status: deletions are held, or the source is not the provisioned one
 	exitFailing   = 5  // status: failing
 	exitNoAgent   = 6  // no agent answers
 	exitDiffers   = 7  // plan: there are changes; verify: there is drift

@@ -139,7 +139,7 @@ options:
         type: bool
       max_files:
         description:
-          - A deletion of more files than this, and of more than O(delete.max_percent), is held until it is approved. The default is V(1000).
+          - A deletion of more entries than this, and of more than O(delete.max_percent), is held until it is approved. The default is V(1000).
         type: int
       max_percent:
         description:
