@@ -69,7 +69,7 @@ func (d *pairDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, r
 		Attributes: map[string]schema.Attribute{
 			"name":  schema.StringAttribute{Required: true, MarkdownDescription: "Name of the pair."},
 			"host":  schema.StringAttribute{Required: true, MarkdownDescription: "Its source host."},
-			"state": told("`starting`, `in step`, `behind`, `degraded`, `held`, `paused`, `failing`; or `not running`, when no agent answers."),
+			"state": told("`starting`, `in step`, `behind`, `degraded`, `held`, `paused`, `failing`, `hooks only`; or `not running`, which `lockstep status` calls `no agent` or `no answer`."),
 			"in_step": schema.BoolAttribute{Computed: true,
 				MarkdownDescription: "Whether the state is `in step`."},
 			"reason":              told("Why the state is what it is; empty if there is nothing to say."),

@@ -93,7 +93,7 @@ func pairSchema() schema.Schema {
 			"exclude": words(d.Exclude, "rsync patterns of what is not replicated; obeyed by watching, live batches and full batches alike."),
 			"filter":  words(d.Filter, "rsync filter rules, for what `exclude` can't say."),
 			"delete": groupOf("What a deletion in the source may do to the backup.", map[string]schema.Attribute{
-				"enabled":     boolean(d.Delete.Enabled, "`false`: the backup only ever gains."),
+				"enabled":     boolean(d.Delete.Enabled, "`false`: nothing is ever deleted on the backup."),
 				"max_files":   number(d.Delete.MaxFiles, "A deletion of more entries than this, and of more than `max_percent`, is held until `lockstep approve NAME`."),
 				"max_percent": number(d.Delete.MaxPercent, "See `max_files`; both limits must be exceeded. Of a source that was empty a moment ago this one alone decides."),
 			}),

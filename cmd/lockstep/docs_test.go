@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -130,6 +131,61 @@ func TestAlertsFire(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
+	}
+}
+
+// The panel State shows each state as what it is called; Prometheus' own tool computes it.
+func TestTheDashboardShowsEachState(t *testing.T) {
+	t.Parallel()
+	var board struct {
+		Panels []struct {
+			Title       string
+			Targets     []struct{ Expr string }
+			FieldConfig struct {
+				Defaults struct {
+					Mappings []struct {
+						Options map[string]struct{ Text string }
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(read(t, "packaging/grafana/lockstep.json")), &board); err != nil {
+		t.Fatal(err)
+	}
+	expr, codes := "", map[string]string{}
+	for _, p := range board.Panels {
+		if p.Title == "State" {
+			expr = strings.ReplaceAll(p.Targets[0].Expr, "$pair", "data")
+			for code, option := range p.FieldConfig.Defaults.Mappings[0].Options {
+				codes[option.Text] = code
+			}
+		}
+	}
+	rules := "tests:\n"
+	for _, state := range replicate.States() {
+		if codes[string(state)] == "" {
+			t.Errorf("the panel State has no words for %s", state)
+			continue
+		}
+		rules += "- interval: 1m\n  input_series:\n"
+		for _, other := range replicate.States() {
+			value := "0x5"
+			if other == state {
+				value = "1x5"
+			}
+			rules += fmt.Sprintf("  - {series: 'lockstep_state{pair=\"data\", instance=\"a\", state=%q}', values: %s}\n", other, value)
+		}
+		rules += fmt.Sprintf("  promql_expr_test: [{expr: %q, eval_time: 2m, exp_samples: [{labels: '{pair=\"data\"}', value: %s}]}]\n", expr, codes[string(state)])
+	}
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not in PATH\nhint: make deps unpacks it into build/tools; it comes with Prometheus")
+	}
+	file := filepath.Join(t.TempDir(), "state.yaml")
+	write(t, file, rules, 0o644)
+	if out, err := exec.CommandContext(t.Context(), promtool, "test", "rules", file).CombinedOutput(); err != nil {
+		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }
 
