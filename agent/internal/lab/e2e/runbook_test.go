@@ -168,7 +168,29 @@ var mishaps = []mishap{
 		}
 		e.mustFollow(t, applySource)
 	}},
-	{"`permission denied`", func(t *testing.T, w *world, e *entry) {
+	{"it says *auto-restart*", func(t *testing.T, w *world, e *entry) {
+		run(t, w.source, "mv", "/usr/bin/rsync", "/usr/bin/rsync.away")
+		shell(t, w.source, `systemctl restart lockstep@data || true`)
+		eventually(t, 20*time.Second, func() error {
+			out, _ := w.source.Run(t.Context(), "systemctl", "show", "-P", "SubState", agentUnit)
+			if strings.TrimSpace(out) != "auto-restart" {
+				return errors.New(out)
+			}
+			return nil
+		})
+		run(t, w.source, "mv", "/usr/bin/rsync.away", "/usr/bin/rsync")
+		e.mustFollow(t, "systemctl reset-failed lockstep@data")
+		e.mustFollow(t, "systemctl start lockstep@data")
+	}},
+	{"*no answer*, *the agent does not answer*", func(t *testing.T, w *world, e *entry) {
+		run(t, w.source, "systemctl", "kill", "-s", "STOP", "--kill-who=main", agentUnit)
+		if status, said := statusExit(t, w.source); status != 6 || !strings.Contains(said, "does not answer") {
+			t.Errorf("lockstep status ends with %d: %s", status, said)
+		}
+		e.mustFollow(t, "journalctl -u lockstep@data")
+		e.mustFollow(t, "systemctl restart lockstep@data")
+	}},
+	{"*no answer*, `permission denied`", func(t *testing.T, w *world, e *entry) {
 		user := []string{"setpriv", "--reuid", "1234", "--regid", "1234"}
 		if status, said := statusExit(t, w.source, append(user, "--clear-groups")...); status != 6 || !strings.Contains(said, "permission denied") {
 			t.Errorf("lockstep status ends with %d: %s", status, said)
@@ -489,6 +511,7 @@ var notProvoked = map[string]string{
 	"*… could not be sent, among them …: Permission":        "root reads everything in the lab; agent/replicate tests it without root",
 	"*what was sent still differs on the backup":            "takes a filesystem that rounds times; agent/replicate tests it with a daemon that changes modes",
 	"*the comparison was not complete":                      "takes a disk that fails; agent/replicate tests it with a fake",
+	"*source and backup could not be compared":              "takes a comparison that fails again and again, and nothing else",
 	"*rsync on the backup host cannot delete":               "takes rsync 3.4.3; agent/transfer tests it with a stand-in",
 	"*the source cannot be watched":                         "agent/replicate tests it with a fake",
 	"from sersync":                                          "agent/sersync and the Ansible tests do it",
