@@ -10,7 +10,7 @@ import (
 )
 
 // errNoBackup answers whoever asks to compare the source with a backup that there is not.
-var errNoBackup = errors.New("the pair has transport none: it has no backup, only hooks")
+var errNoBackup = errors.New("the pair has transport none: it has no backup, only hooks\nhint: there is nothing to compare; lockstep status NAME --json tells how its hooks do")
 
 // alone is the engine of a pair without a backup. What it is to bring anywhere has arrived at once, and what it is to
 // compare is equal; the hooks are told of the rest.

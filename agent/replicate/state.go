@@ -187,9 +187,11 @@ func (l *loop) hint(s State) string {
 		return fmt.Sprintf("sysctl -w %s=%d", limit.Sysctl, limit.Need)
 	case s == Degraded && len(l.ledger.entries) > 0:
 		return "lockstep status " + l.pair.Name + " names them; they are tried again by themselves"
-	case s == Degraded && l.full.problem == "" && l.kept.reason != "":
+	case s == Degraded && l.watch.fault == nil && l.full.problem != "":
+		return "see to what is named; lockstep sync " + l.pair.Name + " compares again at once"
+	case s == Degraded && l.kept.reason != "":
 		return l.kept.hint
-	case s == Degraded && l.full.problem == "" && l.notReloaded != nil:
+	case s == Degraded && l.notReloaded != nil:
 		return "mend the definition, or restart the agent where that is asked for; lockstep check FILE tells all that is wrong with it"
 	case s == Failing && errors.Is(l.source.err, syscall.ENOSPC):
 		return "make room on this host; lockstep goes on by itself"

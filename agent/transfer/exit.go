@@ -59,7 +59,7 @@ var rows = []row{
 		"{address} shows another ssh host key than the one that was pinned when the pair was made: it may be another host",
 		"if sshd on the backup host was given new keys, apply the pair again, which pins them; if it was not, somebody is in between"}},
 	{0, line(`Permission denied \([a-z,-]+\)\.?$`), verdict{Permanent, "sshd on the backup host refuses the pair's key",
-		"lockstep read --role backup NAME there tells what differs: the line in authorized_keys, PermitRootLogin; else the log of sshd tells"}},
+		"lockstep read --role backup there, with the name of the pair, tells what differs: the line in authorized_keys, PermitRootLogin; else the log of sshd tells"}},
 	{0, line(`^(?:Load key|no such identity:) "?([^":]+)"?: (.*)`), verdict{Permanent, "ssh cannot use the pair's key, {1}: {2}", "apply the pair again, which writes it"}},
 	{0, line(`^ssh: connect to host \S+ port \d+: (.*)`), verdict{Transient, "no connection to {address} by ssh: {1}",
 		"is sshd running on the backup host, and does a firewall let this host through?"}},

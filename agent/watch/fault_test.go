@@ -573,29 +573,3 @@ func countDescriptors(t *testing.T) int {
 	}
 	return len(entries)
 }
-
-// An excluded directory makes way for a symlink before anyone has looked: that one is not excluded, and its end is told, too.
-func TestEndOfWhatTookThePlaceOfAnExcludedDirectoryIsTold(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	f.exclude = mustExclude(t, "cache/")
-	f.mkdir("cache")
-	var stalled atomic.Bool
-	resume := make(chan struct{})
-	f.watch("inotify", func(_ *Options, tune *tuning) {
-		tune.stall = func() {
-			if stalled.Load() {
-				<-resume
-			}
-		}
-	})
-	f.sync()
-	stalled.Store(true)
-	f.do(os.Remove(f.path("cache")))
-	f.do(os.Symlink("elsewhere", f.path("cache")))
-	stalled.Store(false)
-	close(resume)
-	f.seen("cache")
-	f.do(os.Remove(f.path("cache")))
-	f.seen("cache")
-}
