@@ -135,7 +135,7 @@ options:
     suboptions:
       enabled:
         description:
-          - V(false) lets the backup only ever gain. The default is V(true).
+          - With V(false) nothing is ever deleted on the backup. The default is V(true).
         type: bool
       max_files:
         description:
