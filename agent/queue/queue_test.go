@@ -370,6 +370,43 @@ func TestManyDirtyPathsBelowADirectoryBecomeATree(t *testing.T) {
 	}
 }
 
+// A tree would wait for what is in flight below it. Its paths go on, each by itself, and it becomes a tree after that.
+func TestDirectoryWithSomethingInFlightBelowBecomesATreeLater(t *testing.T) {
+	q := newQueue()
+	q.Add(at(0), touch("d/first"))
+	flying := wantNext(t, q, 100, "d/first")
+	for i := range denseTree + 1 {
+		q.Add(at(200), touch(fmt.Sprintf("d/%d", i)))
+	}
+	b, ok := q.Next(at(300), 1)
+	if !ok || b.Entries[0].Tree {
+		t.Fatalf("%q is handed out", show(b))
+	}
+	q.Done(at(300), b, []Again{{Entry: b.Entries[0], At: at(300)}})
+	if b, ok = q.Next(at(300), 1); !ok || b.Entries[0].Tree {
+		t.Fatalf("%q is handed out the second time", show(b))
+	}
+	q.Done(at(300), b, []Again{{Entry: b.Entries[0], At: at(300)}})
+	q.Done(at(300), flying, nil)
+	wantNext(t, q, 300, "d/")
+}
+
+// The time stamp of a directory goes with what is in it.
+func TestTreeIsNotPutOff(t *testing.T) {
+	for name, f := range map[string]func(q *Queue){
+		"by its time stamp": func(q *Queue) { q.Settle(at(100), "d", at(100), time.Second) },
+		"by an event":       func(q *Queue) { q.Add(at(100), touch("d")) },
+	} {
+		q := newQueue()
+		q.Mark(at(100), at(100), "d", true)
+		f(q)
+		b, ok := q.Next(at(100), 10)
+		if !ok || show(b) != "d/?" {
+			t.Errorf("%s: %q, %v", name, show(b), ok)
+		}
+	}
+}
+
 func TestBoundLosesPrecisionNotPaths(t *testing.T) {
 	q := New(Options{Delay: time.Millisecond, MaxDelay: time.Second, MaxPaths: 1000})
 	rng := rand.New(rand.NewPCG(1, 2))

@@ -221,6 +221,10 @@ func (q *Queue) add(t int64, path string, m mark, first, due int64) {
 		// It was looked at and could not be sent yet. An event may bring the next look forward, not put it off.
 		q.backdate(n, first)
 		n.due = min(n.due, due)
+	case n.tree:
+		// As for what is below it: it does not wait longer for that.
+		q.backdate(n, first)
+		n.due = min(n.due, due)
 	default:
 		q.backdate(n, first)
 		n.due = due
@@ -342,6 +346,10 @@ func (q *Queue) collapseDense(t int64) {
 		case n.dirty && n.ops&watch.Create != 0 && n.below >= freshTree:
 		case n.below >= denseTree && q.worthwhile(n):
 		default:
+			continue
+		}
+		if n.busy > 0 {
+			q.dense = append(q.dense, n) // a tree would wait for what is in flight below it, and its paths need not
 			continue
 		}
 		q.collapse(t, n)

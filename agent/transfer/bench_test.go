@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,5 +125,14 @@ func BenchmarkSendOneFile(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkLines is the names of 1000 files that a comparison tells.
+func BenchmarkLines(b *testing.B) {
+	text := []byte(strings.Repeat(itemMark+">f+++++++++ some/directory/with/a/file.txt\n", 1000))
+	l := &lines{returns: true, each: func(string) {}}
+	for b.Loop() {
+		_, _ = l.Write(text)
 	}
 }

@@ -27,9 +27,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
 		if l.returns {
-			if j := bytes.IndexByte(p, '\r'); j >= 0 && (i < 0 || j < i) {
-				i = j
-			}
+			i = bytes.IndexAny(p, "\r\n") // each by itself, and the one that is not there is looked for to the end, for every line
 		}
 		part, end := p, i >= 0
 		if end {
