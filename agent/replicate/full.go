@@ -140,16 +140,17 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 	var c comparison
 	var items []transfer.Item
 	began := time.Now()
-	newDir := "\x00"
+	newDir, extra := [2]string{"\x00", "\x00"}, [2][]string{} // by halves: rsync's order is that of each
 	c.res = eng.List(ctx, r, opts, func(it transfer.Item) error {
 		if it.Extraneous {
 			c.entries++
 			// Rsync tells what is in a directory before the directory itself.
-			for n := len(c.extra); n > 0 && it.Dir && isBelow(c.extra[n-1], it.Path); n-- {
-				c.extra = c.extra[:n-1]
+			x := &extra[it.Half]
+			for n := len(*x); n > 0 && it.Dir && isBelow((*x)[n-1], it.Path); n-- {
+				*x = (*x)[:n-1]
 			}
-			if len(c.extra) < maxPending {
-				c.extra = append(c.extra, it.Path)
+			if len(extra[0])+len(extra[1]) < maxPending {
+				*x = append(*x, it.Path)
 			} else {
 				c.more = true
 			}
@@ -159,11 +160,11 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 		if it.New {
 			c.new++
 		}
-		if isBelow(it.Path, newDir) {
+		if isBelow(it.Path, newDir[it.Half]) {
 			return nil
 		}
 		if it.New && it.Dir {
-			newDir = it.Path
+			newDir[it.Half] = it.Path
 		}
 		items = append(items, it)
 		if limit > 0 && c.differs > limit {
@@ -179,7 +180,7 @@ func compare(ctx context.Context, eng engine, r root, opts transfer.ListOptions,
 	if len(items) > 0 && !c.many {
 		found(items)
 	}
-	c.extra = topMost(c.extra)
+	c.extra = topMost(append(extra[0], extra[1]...))
 	return c
 }
 

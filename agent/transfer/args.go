@@ -40,7 +40,8 @@ type run struct {
 	progress bool
 	small    bool // progress may come in blocks
 	skip     []string
-	whole    bool // the source directory itself and all that is in it, instead of a list of paths
+	half     []string // rules that leave the other half of the tree alone
+	whole    bool     // the source directory itself and all that is in it, instead of a list of paths
 }
 
 var (
@@ -124,6 +125,9 @@ func (r *Runner) args(c run) []string {
 	for _, path := range c.skip { // before all rules: the first that matches counts
 		args = append(args, "--filter=- "+literal(path))
 	}
+	for _, rule := range c.half {
+		args = append(args, "--filter="+rule)
+	}
 	if !c.plain {
 		args = append(args, r.ruleArgs(c.full)...)
 	}
@@ -169,13 +173,12 @@ func (r *Runner) ruleArgs(full bool) []string {
 	return args
 }
 
-func (r *Runner) hasExtra(name string) bool {
-	for _, e := range r.opts.Extra {
-		if e == name || strings.HasPrefix(e, name+"=") {
-			return true
-		}
-	}
-	return false
+// hasExtra reports whether one of several spellings of an option is among the user's.
+func (r *Runner) hasExtra(names ...string) bool {
+	return slices.ContainsFunc(r.opts.Extra, func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains(names, name)
+	})
 }
 
 func (r *Runner) destination() string {

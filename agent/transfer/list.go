@@ -10,8 +10,9 @@ import (
 )
 
 // List compares the source with the backup and changes neither. each gets every difference, in rsync's order:
-// what is extraneous in a directory before the directory itself, a new directory before what is in it. It is called from
-// one goroutine, and not after List has returned.
+// what is extraneous in a directory before the directory itself, a new directory before what is in it. Where two rsyncs share
+// the tree that is the order of each half (Item.Half), and the halves are mixed. each is never called twice at once, nor after List
+// has returned.
 //
 // Temporary files of transfers that run at the same time, and unfinished parts that the next transfer of their file
 // will use, are not reported as extraneous. Parts of no use are, in the end, by the directory that holds them.
@@ -46,14 +47,24 @@ func (r *Runner) List(ctx context.Context, root *Root, opts ListOptions, each fu
 		list = fileList(paths)
 	}
 	f := leftovers{root: root, mayOwn: r.writers.watch()}
-	res := r.exec(ctx, runList, root, paths, list, r.args(c), func(line string) error {
-		it, ok := parseItem(line)
-		if !ok || it.Extraneous && f.inUse(it) {
+	take := func(it Item) error {
+		if it.Extraneous && f.inUse(it) {
 			return nil
 		}
 		f.differs(it)
 		return each(it)
-	})
+	}
+	var res Result
+	if r.splits(opts) {
+		res = r.listHalves(ctx, root, c, take)
+	} else {
+		res = r.exec(ctx, runList, root, paths, list, r.args(c), func(line string) error {
+			if it, ok := parseItem(line); ok {
+				return take(it)
+			}
+			return nil
+		})
+	}
 	res = merge(early, res)
 	res.Incomplete = res.Incomplete || readFailures(res)
 	if res.Class == Done && !res.Incomplete {
@@ -164,7 +175,9 @@ func (l *leftovers) inUse(it Item) bool {
 	}
 	if parent, last := split(dir); last == partialDir {
 		file, p := join(parent, name), l.in(dir)
-		l.files[file], p.files = false, append(p.files, file)
+		if _, told := l.files[file]; !told { // by the other half
+			l.files[file], p.files = false, append(p.files, file)
+		}
 		return true
 	}
 	if m := tempName.FindStringSubmatch(name); m != nil && !it.Dir {

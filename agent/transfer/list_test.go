@@ -50,7 +50,7 @@ func TestListNamesEveryDifference(t *testing.T) {
 	items, res := f.list(ListOptions{Delete: true})
 	f.done(res)
 	for i := range items {
-		items[i].What = strings.TrimSpace(items[i].What)
+		items[i].What, items[i].Half = strings.TrimSpace(items[i].What), 0
 	}
 	slices.SortFunc(items, func(a, b Item) int { return strings.Compare(a.Path, b.Path) })
 	want := []Item{
@@ -184,6 +184,20 @@ func TestExcludedDirectoriesAreNotDeleted(t *testing.T) {
 	f.perPath(f.del("cache", "d/cache", "d/cache/x", "archive", "d/y", "d/x.o", "a/cache", "a/archive"), Result{Class: Done, Kept: []string{"archive", "cache", "d/cache"}})
 	want := []string{"a", "archive", "archive/x", "cache", "cache/x", "d", "d/cache", "d/cache/x", "d/x.o"}
 	if d := diff(want, f.backup()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
+// Nothing is deleted of which that cannot be found out, and what has nothing to do with it goes on.
+func TestWithoutRoomToAskAboutRulesNothingIsDeleted(t *testing.T) {
+	f := newFixtureWith(t, func(o *Options) { o.Filter = []string{"P archive/"} })
+	f.make(dir{"a": file("")})
+	f.makeBackup(dir{"archive": dir{"x": file("")}, "y": file("")})
+	t.Setenv("TMPDIR", "/nonexistent/lockstep")
+	why := "it cannot be told whether the rules keep it: /nonexistent/lockstep: No such file or directory (2)"
+	f.perPath(f.del("archive", "y"), Result{Class: Done, Status: -1, Failed: []PathFailure{{Path: "archive", Reason: why}, {Path: "y", Reason: why}}})
+	f.done(f.send("a"))
+	if d := diff([]string{"a", "archive", "archive/x", "y"}, f.backup()); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 }

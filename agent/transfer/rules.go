@@ -111,17 +111,28 @@ func (r *Runner) deletable(ctx context.Context, root *Root, paths []string, res 
 	if len(paths) == 0 || len(r.ruleArgs(false)) == 0 {
 		return paths, nil
 	}
-	tmp, err := os.MkdirTemp("", "lockstep-rules-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = os.RemoveAll(tmp) }()
-	// The directories above are on both sides, as in truth: a rule that protects one does not protect what is in it.
-	without, with := filepath.Join(tmp, "source"), filepath.Join(tmp, "backup")
-	if err := os.Mkdir(without, 0o700); err != nil {
-		return nil, err
-	}
 	failed := map[string]bool{}
+	fail := func(p, why string) {
+		failed[p] = true
+		res.Failed = append(res.Failed, PathFailure{Path: p, Reason: why})
+	}
+	undecided := func(p string, err error) { // the disk is full, perhaps
+		fail(p, fmt.Sprintf("it cannot be told whether the rules keep it: %s: %s", os.TempDir(), reason(err)))
+	}
+	// The directories above are on both sides, as in truth: a rule that protects one does not protect what is in it.
+	var without, with string
+	tmp, err := os.MkdirTemp("", "lockstep-rules-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(tmp) }()
+		without, with = filepath.Join(tmp, "source"), filepath.Join(tmp, "backup")
+		err = os.Mkdir(without, 0o700)
+	}
+	if err != nil {
+		for _, p := range paths {
+			undecided(p, err)
+		}
+		return nil, nil
+	}
 	for _, p := range paths {
 		above, _ := split(p)
 		err := os.MkdirAll(filepath.Join(with, p), 0o700)
@@ -130,10 +141,9 @@ func (r *Runner) deletable(ctx context.Context, root *Root, paths []string, res 
 		}
 		switch {
 		case errors.Is(err, syscall.ENAMETOOLONG):
-			failed[p] = true
-			res.Failed = append(res.Failed, PathFailure{Path: p, Reason: reason(err)})
+			fail(p, reason(err))
 		case err != nil:
-			return nil, err
+			undecided(p, err)
 		}
 	}
 	goes := map[string]bool{}
@@ -147,9 +157,11 @@ func (r *Runner) deletable(ctx context.Context, root *Root, paths []string, res 
 	}
 	var out, ask []string
 	for _, p := range paths {
-		if goes[p] {
+		switch {
+		case failed[p]: // what rsync says of it may be wrong
+		case goes[p]:
 			out = append(out, p)
-		} else if !failed[p] {
+		default:
 			ask = append(ask, p)
 		}
 	}

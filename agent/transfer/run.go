@@ -264,7 +264,7 @@ func (r *Runner) exec(ctx context.Context, kind runKind, root *Root, paths []str
 // follow reads what a process says that has its list, and judges what became of it.
 func (r *Runner) follow(ctx context.Context, p *process, rep *report, each func(line string) error) Result {
 	began := time.Now()
-	rep.skips = r.hasExtra("--no-devices") || r.hasExtra("--no-specials")
+	rep.skips = r.hasExtra("--no-devices", "--no-D", "--no-specials")
 	defer p.stop(nil)
 	defer context.AfterFunc(ctx, func() { p.stop(context.Cause(ctx)) })()
 	var stats Stats

@@ -181,6 +181,7 @@ type Item struct {
 	Extraneous bool   // on the backup only
 	New        bool   // on the source only
 	What       string // rsync's eleven characters, as in >f.st......
+	Half       int    // 0 or 1: which of the rsyncs told of it that shared a tree
 }
 
 // itemized are the attributes that What has a letter for, from its third on; see --itemize-changes in rsync(1).
