@@ -38,9 +38,8 @@ type run struct {
 	full     bool     // obey FullExclude
 	plain    bool     // obey no rules at all
 	progress bool
-	small    bool // progress may come in blocks
-	skip     []string
-	half     []string // rules that leave the other half of the tree alone
+	small    bool     // progress may come in blocks
+	first    []string // rules before all others: the first that matches counts
 	whole    bool     // the source directory itself and all that is in it, instead of a list of paths
 }
 
@@ -122,10 +121,7 @@ func (r *Runner) args(c run) []string {
 	}
 	args = append(args, r.compress()...)
 	args = append(args, o.Extra...)
-	for _, path := range c.skip { // before all rules: the first that matches counts
-		args = append(args, "--filter=- "+literal(path))
-	}
-	for _, rule := range c.half {
+	for _, rule := range c.first {
 		args = append(args, "--filter="+rule)
 	}
 	if !c.plain {

@@ -286,6 +286,7 @@ func TestDeviceThatIsLeftOutIsNamed(t *testing.T) {
 	}{
 		{nil, []PathFailure{{Path: "a", Reason: "rsync on the backup host makes no such file; as root it does", Remote: true}}},
 		{[]string{"--no-devices"}, nil},
+		{[]string{"--no-D"}, nil},
 	} {
 		f := &fixture{T: t, src: t.TempDir()}
 		f.make(dir{"a": file("")})

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// seats is how often a half asks for a connection that the other has just given up. The daemon's process for that one ends a little
-// after ours, and its seat is taken so long.
+// A connection that one half has just given up counts as taken until the daemon's process for it has ended too, a little later than ours. So the
+// other half asks that often, with that pause before each time.
 const (
-	seats    = 10
-	seatFree = 100 * time.Millisecond
+	askAgain = 10
+	askPause = 100 * time.Millisecond
 )
 
 // class is about half of the bytes that names begin and end with, in brackets as rsync(1) takes them in a pattern: every other digit and
@@ -49,7 +49,7 @@ func (r *Runner) listHalves(ctx context.Context, root *Root, c run, each func(It
 	var ended error // by each
 	list := func(half int) Result {
 		c := c
-		c.half = halves[half]
+		c.first = halves[half]
 		return r.exec(ctx, runList, root, []string{""}, nil, r.args(c), func(line string) error {
 			it, ok := parseItem(line)
 			if !ok || it.Path == "" && half > 0 {
@@ -75,15 +75,19 @@ func (r *Runner) listHalves(ctx context.Context, root *Root, c run, each func(It
 	}
 	runs.Wait()
 	for i := range found {
-		for try := 0; try < seats && turnedAway(found[i]) && found[1-i].Class == Done; try++ {
+		for try := 0; try < askAgain && turnedAway(found[i]) && found[1-i].Class == Done; try++ {
 			select {
 			case <-ctx.Done():
-			case <-time.After(seatFree):
+			case <-time.After(askPause):
 			}
 			found[i] = list(i)
 		}
 	}
-	return joined(found[0], found[1])
+	res := joined(found[0], found[1])
+	if ended != nil {
+		return withVerdict(res, Stopped, "stopped", "") // whatever became of the other half
+	}
+	return res
 }
 
 // turnedAway reports whether all connections of the module were taken, by the other half perhaps.

@@ -181,3 +181,18 @@ func TestOneHalfThatFails(t *testing.T) {
 		}
 	}
 }
+
+// Whoever has heard enough gets that for an answer, also where one half was turned away.
+func TestListOfHalvesStopsWhenToldTo(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "max connections = 1")
+	f.make(dir{"a1": file(""), "a2": file(""), "b1": file(""), "b2": file("")})
+	told := 0
+	res := f.r.List(f.Context(), f.root(), ListOptions{Delete: true}, func(Item) error {
+		told++
+		return ErrStop
+	})
+	if res.Class != Stopped || told != 1 {
+		t.Errorf("%d told, %+v", told, res)
+	}
+}

@@ -45,6 +45,28 @@ var redundant = map[string]bool{
 	"recursive": true, "dirs": true, "links": true, "perms": true, "times": true, "group": true, "owner": true, "devices": true, "specials": true,
 }
 
+// What there was no room to ask about stays, and only that.
+func TestDeletionsThatThereIsNoRoomToAskAboutWait(t *testing.T) {
+	needRoot(t)
+	f := newFixtureWith(t, func(o *Options) { o.Filter = []string{"P archive/"} })
+	f.makeBackup(dir{"d": dir{"p": file("")}, "q": file("")})
+	f.make(dir{"d": dir{}})
+	tmp := t.TempDir()
+	mount(t, "tmpfs", tmp, "tmpfs", 0, "nr_inodes=7") // its root, a directory, source, source/d, backup, backup/d, backup/d/p
+	t.Setenv("TMPDIR", tmp)
+	why := "it cannot be told whether the rules keep it: " + tmp + ": No space left on device (28)"
+	f.perPath(f.del("d/p", "q"), Result{Class: Done, Failed: []PathFailure{{Path: "q", Reason: why}}})
+	if d := diff([]string{"d", "q"}, f.backup()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	f.ok(unix.Mount("tmpfs", tmp, "tmpfs", unix.MS_REMOUNT, "nr_inodes=6")) // no room for source/d any more
+	f.makeBackup(dir{"d": dir{"p": file("")}})
+	f.perPath(f.del("d/p"), Result{Class: Done, Status: -1, Failed: []PathFailure{{Path: "d/p", Reason: why}}})
+	if d := diff([]string{"d", "d/p", "q"}, f.backup()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
 // mount mounts a filesystem for the test.
 func mount(t *testing.T, source, target, fstype string, flags uintptr, data string) {
 	t.Helper()

@@ -52,7 +52,10 @@ func (r *Runner) run(ctx context.Context, root *Root, job Job, progress func(Pro
 			}
 		}
 	case Tree:
-		c.mode, c.full, c.skip, kind = treeMode, job.Full, job.Skip, runTree
+		c.mode, c.full, kind = treeMode, job.Full, runTree
+		for _, path := range job.Skip {
+			c.first = append(c.first, "- "+literal(path))
+		}
 	case Delete:
 		c.mode, c.progress, kind = deleteMode, false, runDelete
 	}
