@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,10 +88,14 @@ func inspect(ctx context.Context, eng engine, r root, dels []deletion) inspectio
 	for p, d := range blocked {
 		in.gone = append(in.gone, finding{d, max(counts[p], 1)})
 	}
+	why := map[string]string{}
+	for _, f := range res.Failed {
+		why[f.Path] = f.Reason
+	}
 	for _, p := range paths {
 		if res.Incomplete {
 			// Something that looks gone could not be read: nobody knows then.
-			in.unknown = append(in.unknown, unreadable{gone[p], "the source could not be read in full"})
+			in.unknown = append(in.unknown, unreadable{gone[p], cmp.Or(why[p], "the source could not be read in full")})
 			continue
 		}
 		if counts[p] == 0 {
@@ -206,7 +211,7 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		l.q.Mark(now, d.first, d.path, false)
 	}
 	for _, u := range in.unknown {
-		l.failPath(now, u.path, false, u.reason, false)
+		l.failDeletion(now, u.deletion, u.path, u.reason, false)
 	}
 	if l.door.recount {
 		l.requestFull("a large deletion is judged against the size of the backup")
@@ -215,6 +220,12 @@ func (l *loop) inspected(now time.Time, in inspection) {
 		l.log.Warn("deletions are held", "reason", h.reason, "entries", h.count, "path", firstOf(h.paths()), "hint", l.hint(Held))
 		l.note(now, fmt.Sprintf("%s held: %s", plural(h.count, "deletion"), h.reason))
 	}
+}
+
+// failDeletion notes a path that could not be deleted. One that a try of the ledger has found gone keeps its pace.
+func (l *loop) failDeletion(now time.Time, d deletion, path, reason string, remote bool) {
+	l.ledger.restore(d.was, path)
+	l.failPath(now, path, false, reason, remote)
 }
 
 // deleting returns the paths that were let through and whose deletion waits, runs, or has ended while the door looked at
@@ -403,7 +414,7 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 		delete(l.flying, w)
 		l.q.Done(now, w.batch, nil)
 		for _, f := range w.findings {
-			l.failPath(now, f.path, false, res.Message, true)
+			l.failDeletion(now, f.deletion, f.path, res.Message, true)
 		}
 		return
 	}
@@ -421,18 +432,26 @@ func (l *loop) deleted(now time.Time, w *work, n int, res transfer.Result, back 
 		}
 		// To force it at once would end the same way.
 		n -= f.count
-		l.door.undone(f)
-		l.failPath(now, f.path, false, "a directory on the backup is in the way, and excluded files in it are kept", true)
+		l.door.undone(f.count)
+		l.failDeletion(now, f.deletion, f.path, "a directory on the backup is in the way, and excluded files in it are kept", true)
 	}
-	l.door.deleted(now, n, done)
 	l.counters.Kept += int64(len(res.Kept))
 	for _, f := range done {
 		l.latency.add(now.Sub(f.first))
 		l.ledger.clear(now, f.path, true, nil)
 	}
 	for _, f := range res.Failed {
-		l.failPath(now, f.Path, false, f.Reason, f.Remote)
+		var of finding
+		if i := slices.IndexFunc(done, func(d finding) bool { return isBelow(f.Path, d.path) }); i >= 0 {
+			of = done[i]
+		}
+		if of.count > 0 {
+			n--
+			l.door.undone(1)
+		}
+		l.failDeletion(now, of.deletion, f.Path, f.Reason, f.Remote)
 	}
+	l.door.deleted(now, n, done)
 	for _, p := range back {
 		l.q.Mark(now, w.first, p, true) // twice does no harm
 	}

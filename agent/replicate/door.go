@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,8 +30,9 @@ type deletion struct {
 	path string
 	// blocked: the path is not gone, but a non-empty directory on the backup stands where it should be.
 	blocked bool
-	found   bool      // by a comparison: nobody saw it go
-	first   time.Time // dirty since
+	found   bool         // by a comparison: nobody saw it go
+	first   time.Time    // dirty since
+	was     *LedgerEntry // its entry in the ledger until it was found gone, or nil
 }
 
 // join returns what is known of a path by two deletions of it.
@@ -39,6 +41,7 @@ func (d deletion) join(old deletion) deletion {
 		d.first = old.first
 	}
 	d.found = d.found && old.found
+	d.was = cmp.Or(d.was, old.was)
 	return d
 }
 
@@ -277,13 +280,13 @@ func (d *door) deleted(now time.Time, n int, fs []finding) {
 // failed takes back deletions that were let through and could not be done: they will be judged again.
 func (d *door) failed(now time.Time, fs []finding) {
 	for _, f := range fs {
-		d.undone(f)
+		d.undone(f.count)
 		d.add(now, f.deletion)
 	}
 }
 
-// undone notes that what was let through did not happen.
-func (d *door) undone(f finding) { d.done = max(0, d.done-f.count) }
+// undone notes that so many entries of what was let through were not deleted.
+func (d *door) undone(n int) { d.done = max(0, d.done-n) }
 
 // count notes the number of entries that a full comparison found on the backup.
 func (d *door) count(now time.Time, total int) {

@@ -189,6 +189,71 @@ func TestIncompleteComparisonDeletesNothing(t *testing.T) {
 	})
 }
 
+// A deletion of which nothing can be found out waits and says why; what has nothing to do with it goes on.
+func TestDeletionThatCannotBeLookedIntoSaysWhy(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a", "b")
+		r.e.set(func() {
+			r.e.answer = func(what string, paths []string) *transfer.Result {
+				if what != "missing" {
+					return nil
+				}
+				return &transfer.Result{Class: transfer.Done, Incomplete: true, Failed: []transfer.PathFailure{{Path: "a", Reason: "no room to ask"}}}
+			}
+		})
+		r.rm("a")
+		r.write("c", "1")
+		r.after(10 * time.Second)
+		if n := r.e.count("missing"); n > 6 {
+			t.Errorf("asked for %d times in ten seconds", n)
+		}
+		r.wantState(Degraded, `"a": no room to ask`)
+		if !r.onBackup("a") || !r.onBackup("c") {
+			t.Errorf("backup: %v", r.e.dst)
+		}
+		r.e.set(func() { r.e.answer = nil })
+		r.settles(10 * time.Minute)
+		if r.onBackup("a") {
+			t.Error("not deleted when it could be looked into")
+		}
+	})
+}
+
+// What the backup cannot delete is tried at growing intervals, and does not count as deleted.
+func TestDeletionThatTheBackupRefusesIsTriedAtGrowingIntervals(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rig) {
+		r.begin("a", "b", "d/x", "d/y")
+		refused := 0
+		r.e.set(func() {
+			r.e.answer = func(what string, paths []string) *transfer.Result {
+				if what != "delete" {
+					return nil
+				}
+				refused++
+				return &transfer.Result{Class: transfer.Done, Failed: []transfer.PathFailure{{Path: paths[0], Reason: "Operation not permitted (1)", Remote: true}}}
+			}
+		})
+		total := r.l.door.total
+		r.rm("d/x")
+		r.after(10 * time.Minute)
+		r.wantState(Degraded, `"d/x": Operation not permitted`)
+		r.e.set(func() {
+			if refused < 5 || refused > 20 {
+				t.Errorf("%d tries in ten minutes", refused)
+			}
+		})
+		if err := r.l.call(t.Context(), func(time.Time) {
+			if r.l.door.total != total || r.l.door.done != 0 {
+				t.Errorf("%d entries on the backup, %d deleted of late; want %d and 0", r.l.door.total, r.l.door.done, total)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.e.set(func() { r.e.answer = nil })
+		r.settles(time.Hour)
+	})
+}
+
 // The same of a tree that is compared because events of it were lost: it is compared again until it can be read.
 func TestIncompleteComparisonOfATreeDeletesNothingAndIsMadeAgain(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, r *rig) {

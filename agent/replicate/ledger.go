@@ -60,6 +60,15 @@ func (l *ledger) fail(now time.Time, path string, tree bool, reason string, remo
 	return e, isNew
 }
 
+// restore puts an entry back that was cleared, for the same path or one that stands for it, unless there is one by now.
+func (l *ledger) restore(was *LedgerEntry, path string) {
+	if was != nil && l.entries[path] == nil {
+		e := *was
+		e.Path = path
+		l.entries[path] = &e
+	}
+}
+
 // wants reports whether the entry of a directory asks for more than what was done.
 func (l *ledger) wants(path string, tree, compare bool) bool {
 	e := l.entries[path]

@@ -241,8 +241,8 @@ func (l *loop) prepared(now time.Time, w *work, p prepared) {
 
 // gone takes a path to the door that is not in the source any more. Where a try of the ledger finds that, nobody saw it go.
 func (l *loop) gone(now time.Time, e queue.Entry, found bool) {
+	d := deletion{path: e.Path, found: found, first: e.First, was: l.ledger.entries[e.Path]}
 	l.ledger.clear(now, e.Path, true, nil)
-	d := deletion{path: e.Path, found: found, first: e.First}
 	if l.pair.HooksOnly() {
 		l.arrived(transfer.Result{Class: transfer.Done}, nil, []string{e.Path})
 		return
